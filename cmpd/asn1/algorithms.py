@@ -1,0 +1,268 @@
+"""AlgorithmIdentifiers: read strictly by position, looked up in tables, and the ones that our own keys sign with.
+
+A table says for each OID what hash it means; what is not in a table is not supported. Errors of form are DerError,
+errors of content AlgorithmError, and both are ValueErrors that the caller turns into an answer. SHA-1 is in the tables
+of hashes and MACs because PasswordBasedMac still meets it, but in none for signatures.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+
+from cmpd.asn1 import der, oids
+
+
+class AlgorithmError(ValueError):
+    """An algorithm or a parameter that is not supported; str() says which, fit for the peer."""
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_algorithm(data: bytes, pos: int, end: int, noun: str) -> tuple[bytes, int, int]:
+    """Read the AlgorithmIdentifier at `pos`: (contents of its OID, position of the parameters, position after it).
+
+    The two positions are equal if the parameters are absent. DerError if the value is not an AlgorithmIdentifier.
+    """
+    start, after = der.expect(data, pos, end, der.SEQUENCE, noun)
+    first, last = der.expect(data, start, after, der.OID, noun)
+    der.check_oid(data, first, last, noun)
+    if last != after and der.header(data, last, after)[2] != after:
+        raise der.DerError(f"{noun}: more than one value as parameters")
+    return data[first:last], last, after
+
+
+def read_whole_algorithm(data: bytes, noun: str) -> tuple[bytes, int, int]:
+    """Like `read_algorithm` for an AlgorithmIdentifier that must fill `data`."""
+    found = read_algorithm(data, 0, len(data), noun)
+    if found[2] != len(data):
+        raise der.DerError(f"{noun}: octets after the AlgorithmIdentifier")
+    return found
+
+
+def absent_or_null(data: bytes, pos: int, end: int) -> bool:
+    """Whether the parameters in [pos, end) are absent or NULL."""
+    return pos == end or data[pos:end] == der.NULL_TLV
+
+
+def read_named(data: bytes, pos: int, end: int, table: dict[bytes, str], noun: str) -> tuple[str, int]:
+    """Read an AlgorithmIdentifier without parameters (absent or NULL) that is in `table`: (its value, position after).
+
+    AlgorithmError if it is not in the table or has parameters.
+    """
+    oid, params, after = read_algorithm(data, pos, end, noun)
+    name = table.get(oid)
+    if name is None:
+        raise AlgorithmError(f"{noun}: algorithm {der.dotted(oid)} is not supported")
+    if not absent_or_null(data, params, after):
+        raise AlgorithmError(f"{noun}: want no parameters or NULL with {name}, have others")
+    return name, after
+
+
+# --- hashes and MACs: the values are hashlib's names ------------------------------------------------------------------
+
+HASHES: Final[dict[bytes, str]] = {
+    oids.SHA1: "sha1",
+    oids.SHA224: "sha224",
+    oids.SHA256: "sha256",
+    oids.SHA384: "sha384",
+    oids.SHA512: "sha512",
+}
+
+HMACS: Final[dict[bytes, str]] = {
+    oids.HMAC_SHA1: "sha1",
+    oids.HMAC_SHA1_IPSEC: "sha1",
+    oids.HMAC_SHA224: "sha224",
+    oids.HMAC_SHA256: "sha256",
+    oids.HMAC_SHA384: "sha384",
+    oids.HMAC_SHA512: "sha512",
+}
+
+DIGEST_OCTETS: Final = {"sha1": 20, "sha224": 28, "sha256": 32, "sha384": 48, "sha512": 64}
+
+
+def hash_identifier(name: str) -> bytes:
+    """DER of the AlgorithmIdentifier of a hash in HASHES, without parameters (RFC 5754 section 2)."""
+    return _identifier(next(oid for oid, value in HASHES.items() if value == name))
+
+
+def hmac_identifier(name: str) -> bytes:
+    """DER of the AlgorithmIdentifier of HMAC with a hash in HMACS; with NULL (RFC 8018 appendix B.1.2)."""
+    return _identifier(next(oid for oid, value in HMACS.items() if value == name), der.NULL_TLV)
+
+
+def _identifier(oid: bytes, parameters: bytes = b"") -> bytes:
+    return der.seq(der.tlv(der.OID, oid), parameters)
+
+
+# --- RSASSA-PSS-params (RFC 4055 section 3.1) -------------------------------------------------------------------------
+
+
+def read_pss(data: bytes, pos: int, end: int) -> tuple[str, int]:
+    """Read RSASSA-PSS-params that fill [pos, end): (hash name, octets of salt).
+
+    The hash must be SHA-256, SHA-384 or SHA-512 and MGF1's the same; absent fields mean SHA-1, which is refused.
+    """
+    if pos == end:
+        raise AlgorithmError("RSASSA-PSS: want RSASSA-PSS-params, have none (the defaults mean SHA-1)")
+    start, stop = der.expect(data, pos, end, der.SEQUENCE, "RSASSA-PSS-params")
+    hash_name = mask_hash = "sha1"
+    salt, trailer = 20, 1
+    last = 0x9F
+    for tag, _, inner, after in der.children(data, start, stop, 4):
+        if tag <= last or tag > 0xA3:
+            raise der.DerError(f"RSASSA-PSS-params: unexpected tag {tag:02X}")
+        last = tag
+        if tag == 0xA0:
+            hash_name, done = read_named(data, inner, after, HASHES, "RSASSA-PSS hashAlgorithm")
+        elif tag == 0xA1:
+            mask_hash, done = _read_mgf1(data, inner, after)
+        else:
+            value, done = _read_small(data, inner, after)
+            salt, trailer = (value, trailer) if tag == 0xA2 else (salt, value)
+        if done != after:
+            raise der.DerError("RSASSA-PSS-params: more than one value in a field")
+    if "sha1" in (hash_name, mask_hash):
+        raise AlgorithmError("RSASSA-PSS: SHA-1 is not accepted in signatures, use SHA-256, SHA-384 or SHA-512")
+    if hash_name == "sha224":
+        raise AlgorithmError("RSASSA-PSS: SHA-224 is not supported, use SHA-256, SHA-384 or SHA-512")
+    if mask_hash != hash_name:
+        raise AlgorithmError(f"RSASSA-PSS: want MGF1 with {hash_name}, have {mask_hash}")
+    if not 0 <= salt <= 512:
+        raise AlgorithmError(f"RSASSA-PSS saltLength: want 0 to 512, have {salt}")
+    if trailer != 1:
+        raise AlgorithmError(f"RSASSA-PSS trailerField: want 1, have {trailer}")
+    return hash_name, salt
+
+
+def _read_mgf1(data: bytes, pos: int, end: int) -> tuple[str, int]:
+    noun = "RSASSA-PSS maskGenAlgorithm"
+    oid, params, after = read_algorithm(data, pos, end, noun)
+    if oid != oids.MGF1:
+        raise AlgorithmError(f"{noun}: want MGF1, have {der.dotted(oid)}")
+    name, done = read_named(data, params, after, HASHES, noun)
+    if done != after:
+        raise der.DerError(f"{noun}: octets after the hash")
+    return name, after
+
+
+def _read_small(data: bytes, pos: int, end: int) -> tuple[int, int]:
+    start, stop = der.expect(data, pos, end, der.INTEGER, "RSASSA-PSS-params")
+    return der.integer(data, start, stop, "RSASSA-PSS-params", octets=8), stop
+
+
+# --- certHash (RFC 9810 section 5.3.18) -------------------------------------------------------------------------------
+
+_CERTIFICATE_HASHES: Final[dict[bytes, str]] = {
+    oids.SHA224_WITH_RSA: "sha224",
+    oids.SHA256_WITH_RSA: "sha256",
+    oids.SHA384_WITH_RSA: "sha384",
+    oids.SHA512_WITH_RSA: "sha512",
+    oids.RSASSA_PSS_SHAKE128: "shake128",
+    oids.RSASSA_PSS_SHAKE256: "shake256",
+    oids.ECDSA_WITH_SHA224: "sha224",
+    oids.ECDSA_WITH_SHA256: "sha256",
+    oids.ECDSA_WITH_SHA384: "sha384",
+    oids.ECDSA_WITH_SHA512: "sha512",
+    oids.ECDSA_WITH_SHAKE128: "shake128",
+    oids.ECDSA_WITH_SHAKE256: "shake256",
+    oids.ED25519: "sha512",
+    oids.ED448: "shake256",
+}
+
+_CERT_HASHERS: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "sha224": lambda octets: hashlib.sha224(octets).digest(),
+    "sha256": lambda octets: hashlib.sha256(octets).digest(),
+    "sha384": lambda octets: hashlib.sha384(octets).digest(),
+    "sha512": lambda octets: hashlib.sha512(octets).digest(),
+    "shake128": lambda octets: hashlib.shake_128(octets).digest(32),
+    "shake256": lambda octets: hashlib.shake_256(octets).digest(64),
+}
+
+
+def certificate_hash_name(algorithm: bytes) -> str | None:
+    """The hash that certHash is made with, for the AlgorithmIdentifier (DER) of a certificate's signature.
+
+    A name for `certificate_hash`: "sha256", "shake256" ... None if the algorithm defines no hash (hashAlg must then be
+    given, pvno 3) or is not understood. RFC 9481 sections 2.2 and 3.3: SHAKE128 gives 32 octets, SHAKE256 64.
+    """
+    try:
+        oid, params, after = read_whole_algorithm(algorithm, "signatureAlgorithm")
+        if oid == oids.RSASSA_PSS:
+            return read_pss(algorithm, params, after)[0]
+    except (der.DerError, AlgorithmError):
+        return None
+    return _CERTIFICATE_HASHES.get(oid)
+
+
+def certificate_hash(name: str, certificate: bytes) -> bytes:
+    """The certHash over a certificate's DER, by the name that `certificate_hash_name` gave."""
+    return _CERT_HASHERS[name](certificate)
+
+
+# --- what our own keys sign with --------------------------------------------------------------------------------------
+
+SigningPrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureAlgorithm:
+    """A signature algorithm for producing. `sign(key, octets)` gives the octets of the BIT STRING.
+
+    `identifier`: DER of the AlgorithmIdentifier. `hash_name`: see `certificate_hash_name`.
+    """
+
+    name: str
+    identifier: bytes
+    hash_name: str
+    sign: Callable[[Any, bytes], bytes]
+
+
+def _ecdsa(name: str, oid: bytes, hash_name: str, algorithm: hashes.HashAlgorithm) -> SignatureAlgorithm:
+    scheme = ec.ECDSA(algorithm)  # made once: 1 us of each signature
+    return SignatureAlgorithm(name, _identifier(oid), hash_name, lambda key, octets: key.sign(octets, scheme))
+
+
+_RSA_PADDING: Final = padding.PKCS1v15()
+_RSA_HASH: Final = hashes.SHA256()
+
+ECDSA_ALGORITHMS: Final[dict[str, SignatureAlgorithm]] = {
+    "secp256r1": _ecdsa("ecdsa-with-SHA256", oids.ECDSA_WITH_SHA256, "sha256", hashes.SHA256()),
+    "secp384r1": _ecdsa("ecdsa-with-SHA384", oids.ECDSA_WITH_SHA384, "sha384", hashes.SHA384()),
+    "secp521r1": _ecdsa("ecdsa-with-SHA512", oids.ECDSA_WITH_SHA512, "sha512", hashes.SHA512()),
+}
+RSA_ALGORITHM: Final = SignatureAlgorithm(
+    "sha256WithRSAEncryption",
+    _identifier(oids.SHA256_WITH_RSA, der.NULL_TLV),
+    "sha256",
+    lambda key, octets: key.sign(octets, _RSA_PADDING, _RSA_HASH),
+)
+ED25519_ALGORITHM: Final = SignatureAlgorithm(
+    "Ed25519", _identifier(oids.ED25519), "sha512", lambda key, octets: key.sign(octets)
+)
+ED448_ALGORITHM: Final = SignatureAlgorithm(
+    "Ed448", _identifier(oids.ED448), "shake256", lambda key, octets: key.sign(octets)
+)
+
+
+def signature_algorithm(key: object) -> SignatureAlgorithm:
+    """What a private key of ours (SigningPrivateKey, or a subclass that delegates to a token) signs with.
+
+    The hash has the strength of the curve; RSA is PKCS #1 v1.5 with SHA-256. ValueError for any other kind of key.
+    """
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        found = ECDSA_ALGORITHMS.get(key.curve.name)
+        if found is None:
+            raise ValueError(f"EC key: want P-256, P-384 or P-521, have {key.curve.name}")
+        return found
+    if isinstance(key, rsa.RSAPrivateKey):
+        return RSA_ALGORITHM
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return ED25519_ALGORITHM
+    if isinstance(key, ed448.Ed448PrivateKey):
+        return ED448_ALGORITHM
+    raise ValueError(f"key: want EC, RSA, Ed25519 or Ed448, have {type(key).__name__}")

@@ -1,0 +1,65 @@
+"""OBJECT IDENTIFIERs as contents octets, under the names that the RFCs give them.
+
+Octets are what a reader by position finds in a message, so tables keyed by them need no conversion. `der.dotted` gives
+the form for texts. The names of attributes in a Name are in names.py.
+"""
+
+from typing import Final
+
+from cmpd.asn1 import der
+
+
+def contents(dotted_form: str) -> bytes:
+    """The contents octets of an OBJECT IDENTIFIER (at most 127 octets) from its dotted form."""
+    return der.encode_oid(dotted_form)[2:]
+
+
+# Password-based MACs (RFC 9481 section 6.1)
+PASSWORD_BASED_MAC: Final = contents("1.2.840.113533.7.66.13")
+PBMAC1: Final = contents("1.2.840.113549.1.5.14")
+PBKDF2: Final = contents("1.2.840.113549.1.5.12")
+
+# Hash functions (RFC 9481 section 2)
+SHA1: Final = contents("1.3.14.3.2.26")
+SHA224: Final = contents("2.16.840.1.101.3.4.2.4")
+SHA256: Final = contents("2.16.840.1.101.3.4.2.1")
+SHA384: Final = contents("2.16.840.1.101.3.4.2.2")
+SHA512: Final = contents("2.16.840.1.101.3.4.2.3")
+SHAKE256: Final = contents("2.16.840.1.101.3.4.2.12")
+
+# HMAC (RFC 9481 section 6.2.1). HMAC-SHA1 has two: PKCS #5's, and the one of RFC 2510 and 4210.
+HMAC_SHA1: Final = contents("1.2.840.113549.2.7")
+HMAC_SHA1_IPSEC: Final = contents("1.3.6.1.5.5.8.1.2")
+HMAC_SHA224: Final = contents("1.2.840.113549.2.8")
+HMAC_SHA256: Final = contents("1.2.840.113549.2.9")
+HMAC_SHA384: Final = contents("1.2.840.113549.2.10")
+HMAC_SHA512: Final = contents("1.2.840.113549.2.11")
+
+# Signatures (RFC 9481 section 3, RFC 4055, RFC 5758, RFC 8410, RFC 8692)
+SHA224_WITH_RSA: Final = contents("1.2.840.113549.1.1.14")
+SHA256_WITH_RSA: Final = contents("1.2.840.113549.1.1.11")
+SHA384_WITH_RSA: Final = contents("1.2.840.113549.1.1.12")
+SHA512_WITH_RSA: Final = contents("1.2.840.113549.1.1.13")
+RSASSA_PSS: Final = contents("1.2.840.113549.1.1.10")
+MGF1: Final = contents("1.2.840.113549.1.1.8")
+RSASSA_PSS_SHAKE128: Final = contents("1.3.6.1.5.5.7.6.30")
+RSASSA_PSS_SHAKE256: Final = contents("1.3.6.1.5.5.7.6.31")
+ECDSA_WITH_SHA224: Final = contents("1.2.840.10045.4.3.1")
+ECDSA_WITH_SHA256: Final = contents("1.2.840.10045.4.3.2")
+ECDSA_WITH_SHA384: Final = contents("1.2.840.10045.4.3.3")
+ECDSA_WITH_SHA512: Final = contents("1.2.840.10045.4.3.4")
+ECDSA_WITH_SHAKE128: Final = contents("1.3.6.1.5.5.7.6.32")
+ECDSA_WITH_SHAKE256: Final = contents("1.3.6.1.5.5.7.6.33")
+ED25519: Final = contents("1.3.101.112")
+ED448: Final = contents("1.3.101.113")
+
+# Signatures that are recognised only to say why they are refused
+MD2_WITH_RSA: Final = contents("1.2.840.113549.1.1.2")
+MD5_WITH_RSA: Final = contents("1.2.840.113549.1.1.4")
+SHA1_WITH_RSA: Final = contents("1.2.840.113549.1.1.5")
+SHA1_WITH_RSA_OIW: Final = contents("1.3.14.3.2.29")
+DSA_WITH_SHA1: Final = contents("1.2.840.10040.4.3")
+ECDSA_WITH_SHA1: Final = contents("1.2.840.10045.4.1")
+
+# Certificate extensions
+SUBJECT_KEY_IDENTIFIER: Final = contents("2.5.29.14")

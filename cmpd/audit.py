@@ -1,0 +1,72 @@
+"""One function for each event that an auditor would ask about; structured, without secrets, without message contents.
+
+They write to the logger "cmpd.audit". The database has the same facts for as long as it is kept.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from cmpd.errors import CmpError
+from cmpd.records import CertificateState, Intent
+
+_log = logging.getLogger("cmpd.audit")
+
+
+def certificate_issued(intent: Intent, state: CertificateState, reference: str, body: str) -> None:
+    """A certificate was signed and recorded, its answer is about to be sent."""
+    _log.info(
+        "certificate issued serial=%s subject=%r entity=%r body=%s profile=%s state=%s transaction=%s",
+        intent.serial.hex(),
+        intent.subject_text,
+        reference,
+        body,
+        intent.profile,
+        state,
+        intent.transaction_id.hex(),
+    )
+
+
+def request_rejected(body: str, transaction_id: bytes, reference: str, fault: CmpError) -> None:
+    """A request inside a verified message was refused."""
+    _log.warning(
+        "request rejected body=%s transaction=%s entity=%r failInfo=%s text=%r detail=%r",
+        body,
+        transaction_id.hex(),
+        reference,
+        fault.failure,
+        fault.text,
+        fault.detail,
+    )
+
+
+def message_refused(body: str, transaction_id: bytes, peer: str, fault: CmpError) -> None:
+    """A message was answered with an error."""
+    _log.warning(
+        "message refused body=%s transaction=%s peer=%s failInfo=%s text=%r detail=%r",
+        body,
+        transaction_id.hex(),
+        peer,
+        fault.failure,
+        fault.text,
+        fault.detail,
+    )
+
+
+def certificate_confirmed(serial: bytes) -> None:
+    """The end entity accepted a certificate."""
+    _log.info("certificate confirmed serial=%s", serial.hex())
+
+
+def certificate_revoked(serial: bytes, reason: str, cause: str) -> None:
+    """A certificate was revoked."""
+    _log.warning("certificate revoked serial=%s reason=%s cause=%r", serial.hex(), reason, cause)
+
+
+def announcement_received(body: str, reference: str) -> None:
+    """An announcement came; cmpd does nothing about it."""
+    _log.info("announcement received body=%s entity=%r", body, reference)
+
+
+def signing_failed(serials: Sequence[bytes], error: Exception) -> None:
+    """The CA's key did not sign; the intents are abandoned."""
+    _log.error("signing failed serials=%s error=%s", ",".join(serial.hex() for serial in serials), error)

@@ -1,0 +1,113 @@
+"""The CA: a Grant becomes an Intent (recorded), then a certificate (recorded).
+
+Certificates are put together from fragments: what is constant for the CA is encoded once, a profile brings the
+extensions, the request brings subject and key as received. The octets that are recorded in the Intent are the octets
+that are signed.
+"""
+
+from hashlib import sha256
+from typing import Final
+
+from cmpd.asn1 import der
+from cmpd.env import Env
+from cmpd.errors import CmpdError, SystemUnavail
+from cmpd.outline import outline
+from cmpd.profiles import Grant
+from cmpd.profiles.extensions import OID_AKI, OID_SKI, encode_extension, key_identifier
+from cmpd.records import Intent
+from cmpd.signing.base import SigningKey
+
+_VERSION_3 = b"\xa0\x03\x02\x01\x02"
+_SERIAL_MARK: Final = 1 << 46
+"""Keeps the first octet of every serial number between 40 and 7F: positive, and always 16 octets."""
+
+
+class SigningError(CmpdError):
+    """The key did not sign; the log has the reason."""
+
+
+class CertificateAuthority:
+    """One CA certificate with its key. `chain`: the certificates above it, its issuer first, the root perhaps last."""
+
+    def __init__(self, certificate: bytes, chain: tuple[bytes, ...], key: SigningKey, env: Env) -> None:
+        """`certificate` and `chain` are DER. Raises DerError."""
+        own = outline(certificate)
+        self.certificate = certificate
+        self.chain = chain
+        self.name = own.subject
+        self._key = key
+        self._env = env
+        self._not_before = own.not_before
+        self._not_after = own.not_after
+        self._issuer = key.algorithm + own.subject  # what stands between serialNumber and validity
+        ski = own.value(OID_SKI)
+        identifier = ski[2:] if ski is not None else key_identifier(own.public_key)
+        self._aki = encode_extension(OID_AKI, der.seq(der.tlv(0x80, identifier)))
+
+    @property
+    def trust_anchor(self) -> bytes:
+        """The uppermost certificate that is known (DER): the root, or this CA's own."""
+        return self.chain[-1] if self.chain else self.certificate
+
+    @property
+    def issuing_chain(self) -> tuple[bytes, ...]:
+        """What goes into extraCerts for an issued certificate (RFC 9483 section 3.3): this CA's certificate and those
+        above it, the self-signed root only where it is the issuer itself.
+        """
+        uppers = tuple(upper for upper in self.chain if not _is_self_issued(upper))
+        return (self.certificate, *uppers)
+
+    def next_serial(self, now: float) -> bytes:
+        """A serial number, contents octets: 48 bits of mark and time in ms, then 80 random bits.
+
+        The time prefix puts new rows at the right edge of every index; 64 random bits would do (RFC 5280 wants unique).
+        """
+        return (_SERIAL_MARK | int(now * 1000) & (_SERIAL_MARK - 1)).to_bytes(6, "big") + self._env.random(10)
+
+    def prepare(
+        self, grant: Grant, *, transaction_id: bytes, cert_req_id: int, entity_id: int, replaces: bytes | None
+    ) -> Intent:
+        """The Intent of a certificate; nothing is signed. SystemUnavail if the CA's certificate is not valid now."""
+        now = self._env.now()
+        if not self._not_before <= now <= self._not_after:
+            raise SystemUnavail("the CA's own certificate is not valid at this time; ask its operator")
+        not_before = max(grant.not_before, self._not_before)
+        not_after = min(grant.not_after, self._not_after)
+        serial = self.next_serial(now)
+        tbs = der.seq(
+            _VERSION_3,
+            der.tlv(der.INTEGER, serial),
+            self._issuer,
+            der.seq(der.encode_time(not_before), der.encode_time(not_after)),
+            grant.subject,
+            grant.public_key,
+            der.explicit(3, der.seq(self._aki, grant.extensions)),
+        )
+        return Intent(
+            serial=serial,
+            transaction_id=transaction_id,
+            cert_req_id=cert_req_id,
+            entity_id=entity_id,
+            profile=grant.profile,
+            subject=grant.subject,
+            subject_text=grant.subject_text,
+            key_id=sha256(grant.public_key).digest(),
+            not_before=not_before,
+            not_after=not_after,
+            tbs=tbs,
+            created_at=int(now),
+            replaces=replaces,
+        )
+
+    async def sign(self, intent: Intent) -> bytes:
+        """The certificate (DER) of an Intent that is durable. SigningError if the key fails."""
+        try:
+            signature = await self._key.sign(intent.tbs)
+        except Exception as error:  # whatever a key's home (file, HSM) raises
+            raise SigningError(f"{type(error).__name__}: {error}") from error
+        return der.seq(intent.tbs, self._key.algorithm, der.encode_bits(signature))
+
+
+def _is_self_issued(certificate: bytes) -> bool:
+    seen = outline(certificate)
+    return seen.subject == seen.issuer

@@ -1,0 +1,220 @@
+"""Whole transactions: request, verified answer, and certConf with its pkiconf unless implicit confirmation was granted.
+
+A Client may run any number of transactions at once on its Connection. What takes long (deriving the key of a MAC,
+RSA signatures) is done on a thread, so that the others go on. A certificate that is not what was asked for is rejected
+by certConf, so that the CA can revoke it, before the error is raised.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from cryptography import x509
+
+from cmpd.asn1 import der
+from cmpd.client import messages, responses
+from cmpd.client.certificates import Certificate
+from cmpd.client.connection import Connection
+from cmpd.client.credentials import Credential, KeyAndCertificate
+from cmpd.client.errors import ClientError, CmpClientError, VerificationError
+from cmpd.client.keys import PrivateKey
+from cmpd.client.messages import P10CR_ID, Request, Template
+from cmpd.client.responses import Answer, CertRep, CertResponse, StatusInfo, Trust
+from cmpd.env import Env
+from cmpd.message import NULL_DN
+
+Accept = Callable[[Certificate], str | None]
+"""A look at an issued certificate: None accepts it, a text is the reason to reject it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """An issued certificate. `chain`: the CA certificates above it, nearest first, as far as they are known.
+
+    `ca_pubs`: what the server offers as trust anchors; trusting them is up to the user. `protected_by`: who vouches.
+    """
+
+    certificate: Certificate
+    chain: tuple[Certificate, ...] = field(repr=False)
+    ca_pubs: tuple[Certificate, ...] = field(repr=False)
+    status: StatusInfo
+    protected_by: str
+    implicitly_confirmed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may differ between requests. `recipient`: DER of the CA's GeneralName. `profile`: name for certProfile."""
+
+    implicit_confirm: bool = True
+    profile: str | None = None
+    recipient: bytes = NULL_DN
+    accept: Accept | None = None
+
+
+class Client:
+    """Runs transactions for one credential. All methods raise ClientError (see errors.py for its kinds)."""
+
+    def __init__(
+        self, connection: Connection, credential: Credential, trust: Trust | None = None, env: Env | None = None
+    ) -> None:
+        self._connection = connection
+        self._credential = credential
+        self._trust = trust or Trust()
+        self._env = env or Env()
+        if isinstance(credential, KeyAndCertificate) and not self._trust.anchors:
+            raise ClientError("a trust anchor is needed: without one no signature of a server can be believed")
+
+    async def enrol(
+        self,
+        body: str,
+        key: PrivateKey,
+        subject: bytes,
+        *,
+        extensions: Sequence[bytes] = (),
+        not_after: int | None = None,
+        options: Options | None = None,
+    ) -> Enrolment:
+        """Ask by ir or cr for a certificate for `key`. `subject`: DER of the Name; `not_after`: Unix seconds."""
+        template = Template(key, subject, tuple(extensions), not_after=not_after)
+        return _one(await self.enrol_all(body, [template], options))
+
+    async def update(
+        self,
+        key: PrivateKey,
+        *,
+        certificate: Certificate | None = None,
+        not_after: int | None = None,
+        options: Options | None = None,
+    ) -> Enrolment:
+        """Ask by kur for a certificate with the same names for a new key (RFC 9483 section 4.1.3).
+
+        `certificate`: the one to update, default the credential's own.
+        """
+        if certificate is None:
+            if not isinstance(self._credential, KeyAndCertificate):
+                raise ClientError("kur: want the certificate that is to be updated")
+            certificate = self._credential.certificate
+        names = _subject_alt_name(certificate)
+        template = Template(key, certificate.subject, names, not_after=not_after, replaces=certificate)
+        options = replace(options or Options(), recipient=der.explicit(4, certificate.issuer))
+        return _one(await self.enrol_all("kur", [template], options))
+
+    async def p10cr(self, certification_request: bytes, *, options: Options | None = None) -> Enrolment:
+        """Ask for a certificate by a PKCS #10 CertificationRequest (DER)."""
+        options = options or Options()
+        try:
+            public_key = messages.public_key_of(certification_request)
+        except der.DerError as error:
+            raise ClientError(f"PKCS #10: {error}") from None
+        request = await asyncio.to_thread(
+            messages.p10_request,
+            certification_request,
+            self._credential,
+            self._env,
+            implicit_confirm=options.implicit_confirm,
+            profile=options.profile,
+            recipient=options.recipient,
+        )
+        return _one(await self._transact(request, {P10CR_ID: public_key}, options))
+
+    async def enrol_all(
+        self, body: str, templates: Sequence[Template], options: Options | None = None
+    ) -> list[Enrolment | ClientError]:
+        """Ask by ir, cr or kur for several certificates in one message (certReqId differing).
+
+        The results are in the order of `templates`; a refused one is the error that says so. Errors of the whole
+        message are raised.
+        """
+        options = options or Options()
+        request = await asyncio.to_thread(
+            messages.cert_request,
+            body,
+            templates,
+            self._credential,
+            self._env,
+            implicit_confirm=options.implicit_confirm,
+            profile=options.profile,
+            recipient=options.recipient,
+        )
+        wanted = {template.cert_req_id: template.public_key_info for template in templates}
+        return await self._transact(request, wanted, options)
+
+    async def _transact(
+        self, request: Request, wanted: dict[int, bytes], options: Options
+    ) -> list[Enrolment | ClientError]:
+        """Send, verify, confirm. `wanted`: DER of the SubjectPublicKeyInfo by certReqId."""
+        answer = await self._ask(request)
+        rep = responses.read_cert_rep(answer)
+        by_id = {one.cert_req_id: one for one in rep.responses}
+        if sorted(by_id) != sorted(wanted) or len(rep.responses) != len(by_id):
+            have = ", ".join(str(one.cert_req_id) for one in rep.responses) or "none"
+            raise VerificationError(f"answer: want certReqId {', '.join(map(str, wanted))}, have {have}")
+        implicit = options.implicit_confirm and answer.envelope.header.implicit_confirm
+        results = [self._judge(by_id[i], key, answer, rep, options, implicit) for i, key in wanted.items()]
+        if not implicit:
+            issued = [(by_id[i], result) for i, result in zip(wanted, results, strict=True)]
+            statuses = [_cert_status(one, result) for one, result in issued if one.certificate is not None]
+            if statuses:
+                await self._confirm(request, answer, statuses)
+        return results
+
+    def _judge(
+        self, one: CertResponse, key: bytes, answer: Answer, rep: CertRep, options: Options, implicit: bool
+    ) -> Enrolment | ClientError:
+        if one.certificate is None:
+            said = one.status
+            return CmpClientError(said.status, said.fail_info, said.text, answer.protected_by)
+        try:
+            chain = responses.check_certificate(
+                one.certificate, key, answer, rep.ca_pubs, self._credential, self._trust, self._env
+            )
+            reason = options.accept(one.certificate) if options.accept else None
+            if reason is not None:
+                raise VerificationError(f"the certificate was rejected: {reason}")
+        except VerificationError as error:
+            return error
+        return Enrolment(one.certificate, chain, rep.ca_pubs, one.status, answer.protected_by, implicit)
+
+    async def _confirm(self, request: Request, answer: Answer, statuses: Sequence[bytes]) -> None:
+        """Send certConf and wait for the pkiconf."""
+        header = answer.envelope.header
+        confirmation = await asyncio.to_thread(
+            messages.protect,
+            "certConf",
+            der.seq(*statuses),
+            request.protector,
+            self._env,
+            recipient=header.sender,
+            transaction_id=request.transaction_id,
+            recip_nonce=header.sender_nonce,
+        )
+        await self._ask(confirmation)
+
+    async def _ask(self, request: Request) -> Answer:
+        octets = await self._connection.request(request.der)
+        if octets is None:
+            raise VerificationError(f"the server has no CMP answer to {request.body} (finRep); want one")
+        return await asyncio.to_thread(responses.verify, octets, request, self._credential, self._trust, self._env)
+
+
+def _one(results: Sequence[Enrolment | ClientError]) -> Enrolment:
+    result = results[0]
+    if isinstance(result, ClientError):
+        raise result
+    return result
+
+
+def _cert_status(one: CertResponse, result: Enrolment | ClientError) -> bytes:
+    assert one.certificate is not None  # noqa: S101 -- for the type checker; the caller has looked
+    reject = str(result) if isinstance(result, ClientError) else None
+    return messages.cert_status(one.certificate, one.cert_req_id, reject)
+
+
+def _subject_alt_name(certificate: Certificate) -> tuple[bytes, ...]:
+    """The subjectAltName Extension of a certificate as it is there, () if it has none."""
+    try:
+        found = certificate.parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return ()
+    return (messages.extension("2.5.29.17", found.value.public_bytes(), critical=found.critical),)

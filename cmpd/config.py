@@ -1,0 +1,363 @@
+"""cmpd.toml: from text to frozen values; every default and every check.
+
+One model per table of the file. The docstring under each key is what the operator reads about it: `template` writes
+them into the file that `cmpd init` makes, so the file cannot state another default than the one that holds. `load`
+collects all mistakes and reports them at once, one line each, with the path of the key and, where one is near, the key
+or value that was meant. Whether the files exist and fit together is for `cmpd check` to say.
+"""
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from cmpd import config_text
+from cmpd.config_values import (
+    DAY,
+    DISTINCT,
+    HOUR,
+    MINUTE,
+    NOT_EMPTY,
+    Attribute,
+    File,
+    Flag,
+    KeyType,
+    KeyUsage,
+    Listen,
+    Purpose,
+    SanType,
+    duration_text,
+    shown,
+    span,
+    within,
+)
+from cmpd.errors import ConfigError
+
+_ENCRYPTING: Final = {"keyEncipherment": {"rsa"}, "dataEncipherment": {"rsa"}, "keyAgreement": {"p256", "p384", "p521"}}
+
+_MAX_PASSPHRASE: Final = 1023
+"""Octets; what OpenSSL takes."""
+
+ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+# --- the tables ------------------------------------------------------------------------------------------------------
+
+
+class CaConfig(_Table):
+    """The certificate authority. Relative paths in this file are relative to the directory of this file."""
+
+    certificate: File
+    """The certificate of the CA (PEM)."""
+    key: File
+    """Its private key: encrypted PKCS#8 (PEM)."""
+    chain: File | None = Field(default=None, examples=["ca.chain.pem"])
+    """Only for a subordinate CA: the certificates of the CAs above it (PEM), from its issuer upwards; the last one may
+    be the root."""
+    passphrase_file: File | None = Field(default=None, examples=["private/passphrase"])
+    """File with the passphrase of the private keys and of store.secrets_key; a newline at its end does not count. Not
+    set: the systemd credential "passphrase" (LoadCredential= or LoadCredentialEncrypted= in the unit)."""
+
+    def passphrase(self) -> bytes:
+        """The passphrase, from passphrase_file or the systemd credential; ConfigError says what is wrong with it."""
+        if self.passphrase_file is not None:
+            return read_passphrase(self.passphrase_file)
+        directory = os.environ.get("CREDENTIALS_DIRECTORY")
+        if not directory:
+            raise ConfigError(
+                "ca.passphrase_file is not set and there is no systemd credential ($CREDENTIALS_DIRECTORY): "
+                "set ca.passphrase_file, or start with LoadCredential=passphrase:FILE"
+            )
+        return read_passphrase(Path(directory) / "passphrase")
+
+
+class CmpConfig(_Table):
+    """The certificate that signs CMP responses: its own key, extended key usage id-kp-cmcCA."""
+
+    certificate: File
+    """The certificate (PEM), issued by the CA."""
+    key: File
+    """Its private key: encrypted PKCS#8 (PEM), same passphrase as the CA's."""
+
+
+class StoreConfig(_Table):
+    """Where the records are."""
+
+    path: File
+    """The database (SQLite); made when it is not there. On a local disk: network file systems lose its locks."""
+    secrets_key: File
+    """The key that seals shared secrets in the database, itself encrypted under the passphrase. Keep a copy apart from
+    the database: without it the registered secrets are lost, and with a stolen database alone they cannot be read."""
+
+
+class TcpConfig(_Table):
+    """A door for CMP over raw TCP (tcp-messages). There may be several [[tcp]]."""
+
+    listen: Listen
+    """"HOST:PORT" or "[IPv6]:PORT"; 127.0.0.1 is reached from this machine only, "0.0.0.0:829" opens it to all IPv4
+    networks, "[::]:829" to all networks. "systemd": the socket that the service manager passes (cmpd.socket), which is
+    the way to port 829 without root."""
+    max_message_octets: int = Field(default=262_144, strict=True, ge=4096, le=67_108_864)
+    """Longest message that is read, in octets."""
+    partial_frame_timeout: Annotated[int, span(1, HOUR)] = 30
+    """A message that has begun must have arrived after this time."""
+    idle_timeout: Annotated[int, span(1, 365 * DAY)] = HOUR
+    """A connection on which nothing happens is closed after this time."""
+    send_timeout: Annotated[int, span(1, HOUR)] = 60
+    """A peer that reads nothing of its answers for this time is dropped."""
+    max_connections: int = Field(default=10_000, strict=True, ge=1, le=1_000_000)
+    """Connections at the same time."""
+    max_connections_per_address: int = Field(default=1024, strict=True, ge=1, le=1_000_000)
+    """Connections at the same time from one address."""
+    max_in_flight: int = Field(default=32, strict=True, ge=1, le=4096)
+    """Requests of one connection that are worked on at the same time; reading pauses until one is answered."""
+    write_high_water: int = Field(default=262_144, strict=True, ge=4096, le=67_108_864)
+    """Octets of unread answers on one connection from which on nothing more is read from it."""
+    rfc2510: Flag = True
+    """Understand the framing of RFC 2510 (before version 10) and answer in kind."""
+
+
+class ProtectionConfig(_Table):
+    """What protection of messages is accepted."""
+
+    allow_sha1_mac: Flag = True
+    """Accept SHA-1 inside PasswordBasedMac (OpenSSL 3.0 and old devices use it), with a line in the log. SHA-1 in a
+    signature is never accepted."""
+    min_iterations: int = Field(default=100, strict=True, ge=1, le=10_000_000)
+    """Fewest iterations of PasswordBasedMac."""
+    max_iterations: int = Field(default=100_000, strict=True, ge=1, le=10_000_000, validate_default=True)
+    """Most iterations of PasswordBasedMac; checked before anything is derived."""
+    max_pbkdf2_iterations: int = Field(default=1_000_000, strict=True, ge=1000, le=100_000_000)
+    """Most iterations of PBKDF2 (PBMAC1); checked before anything is derived."""
+    max_salt: int = Field(default=128, strict=True, ge=8, le=4096)
+    """Longest salt, in octets."""
+    message_time_window: Annotated[int | None, span(1, 365 * DAY, off=True)] = 5 * MINUTE
+    """How far messageTime may be from our clock, either way; "off": it is not looked at."""
+
+    @field_validator("max_iterations")
+    @classmethod
+    def _above_min(cls, value: int, info: ValidationInfo) -> int:
+        low = info.data.get("min_iterations", 1)
+        if value < low:
+            raise ValueError(f"want at least min_iterations ({low}), have {value}")
+        return value
+
+
+class EnrolmentConfig(_Table):
+    """How certificates are asked for."""
+
+    default_profile: str = "default"
+    """The profile of requesters for whom none is registered."""
+    implicit_confirm: Flag = True
+    """Grant implicitConfirm to those who ask for it: their certificate is valid without certConf."""
+    confirm_wait: Annotated[int, span(1, 30 * DAY)] = 10 * MINUTE
+    """How long certConf is awaited; after that the certificate is revoked."""
+    retention: Annotated[int, span(MINUTE, 3650 * DAY)] = DAY
+    """How long ended transactions are kept: a request that comes again in this time gets the same answer."""
+    max_requests_per_message: int = Field(default=16, strict=True, ge=1, le=1000)
+    """Most certificates asked for in one message."""
+    certificate_holder_may_ask_for: Literal["own", "constraint", "any"] = "own"
+    """The subject that the holder of a certificate of this CA may ask for. "own": the same as in its certificate;
+    "constraint": what its registered subject constraint allows; "any": every subject that the profile allows."""
+    ca_pubs: Flag = True
+    """Send the trust anchor in caPubs of an ip that is protected by a shared secret."""
+
+
+class ProfileConfig(_Table):
+    """What a certificate may look like. Every [profile.NAME] is one; entities are registered for some of them."""
+
+    keys: Annotated[tuple[KeyType, ...], NOT_EMPTY, DISTINCT] = get_args(KeyType)
+    """Types of public keys."""
+    rsa_min_bits: int = Field(default=2048, strict=True, ge=2048, le=16_384)
+    """Smallest RSA modulus, in bits."""
+    rsa_max_bits: int = Field(default=8192, strict=True, ge=2048, le=16_384, validate_default=True)
+    """Largest RSA modulus, in bits."""
+    validity: Annotated[int, span(1, 36_500 * DAY)] = 365 * DAY
+    """How long a certificate is valid when the requester does not choose, or may not."""
+    max_validity: Annotated[int | None, span(1, 36_500 * DAY)] = Field(default=None, examples=["730d"])
+    """How long a certificate that the requester chose the validity of may be valid. Not set: the validity in a
+    request is not honoured."""
+    backdate: Annotated[int, span(0, 7 * DAY)] = 5 * MINUTE
+    """How long before its issue a certificate begins: devices whose clock is late can use it at once."""
+    subject_required: Annotated[tuple[Attribute, ...], DISTINCT] = ()
+    """Attributes that a subject must have (CN, O, OU, C, serialNumber ...)."""
+    subject_allowed: Annotated[tuple[Attribute, ...] | None, DISTINCT] = Field(
+        default=None, examples=[["CN", "O", "OU", "serialNumber"]]
+    )
+    """Attributes that a subject may have. Not set: all that cmpd knows."""
+    allow_empty_subject: Flag = True
+    """Allow an empty subject (NULL-DN) where there is a subjectAltName, which is critical then."""
+    san_allowed: Annotated[tuple[SanType, ...], DISTINCT] = ("dns", "ip", "email", "uri")
+    """Kinds of names in subjectAltName: "dns", "ip", "email", "uri", "dn"."""
+    san_required: Flag = False
+    """Refuse requests without subjectAltName."""
+    key_usage: Annotated[tuple[KeyUsage, ...], NOT_EMPTY, DISTINCT] = ("digitalSignature",)
+    """keyUsage of a certificate whose request names none."""
+    key_usage_allowed: Annotated[tuple[KeyUsage, ...], NOT_EMPTY, DISTINCT] = Field(
+        default=("digitalSignature", "nonRepudiation", "keyEncipherment", "keyAgreement"), validate_default=True
+    )
+    """keyUsage that a request may name."""
+    extended_key_usage: Annotated[tuple[Purpose, ...], DISTINCT] = ()
+    """extendedKeyUsage of a certificate whose request names none; names as in RFC 5280 or dotted OIDs."""
+    extended_key_usage_allowed: Annotated[tuple[Purpose, ...], DISTINCT] = Field(
+        default=("clientAuth", "serverAuth", "emailProtection"), validate_default=True
+    )
+    """extendedKeyUsage that a request may name."""
+    allow_key_reuse: Flag = True
+    """Allow kur to ask for a new certificate with the old key."""
+
+    @field_validator("rsa_max_bits")
+    @classmethod
+    def _above_min(cls, value: int, info: ValidationInfo) -> int:
+        low = info.data.get("rsa_min_bits", 2048)
+        if value < low:
+            raise ValueError(f"want at least rsa_min_bits ({low}), have {value}")
+        return value
+
+    @field_validator("max_validity")
+    @classmethod
+    def _above_default(cls, value: int | None, info: ValidationInfo) -> int | None:
+        usual = info.data.get("validity", 0)
+        if value is not None and value < usual:
+            raise ValueError(
+                f"want at least validity ({shown(duration_text(usual))}), have {shown(duration_text(value))}"
+            )
+        return value
+
+    @field_validator("subject_allowed")
+    @classmethod
+    def _has_required(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        if value is not None:
+            within(info.data.get("subject_required", ()), value, "subject_required")
+        return value
+
+    @field_validator("san_required")
+    @classmethod
+    def _possible(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not info.data.get("san_allowed", True):
+            raise ValueError("san_allowed is empty: no request could be granted")
+        return value
+
+    @field_validator("key_usage")
+    @classmethod
+    def _fits_a_key(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        keys = set(info.data.get("keys", get_args(KeyType)))
+        for usage in value:
+            if not keys & _ENCRYPTING.get(usage, keys):
+                raise ValueError(f"{shown(usage)} fits none of the key types in keys")
+        for usage in ("encipherOnly", "decipherOnly"):
+            if usage in value and "keyAgreement" not in value:
+                raise ValueError(f"{shown(usage)} means nothing without keyAgreement")
+        return value
+
+    @field_validator("key_usage_allowed")
+    @classmethod
+    def _has_usage(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        within(info.data.get("key_usage", ()), value, "key_usage")
+        return value
+
+    @field_validator("extended_key_usage_allowed")
+    @classmethod
+    def _has_purpose(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        within(info.data.get("extended_key_usage", ()), value, "extended_key_usage")
+        return value
+
+
+class LogConfig(_Table):
+    """The log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is written: "debug", "info", "warning", "error"."""
+    json_lines: Flag = Field(default=False, alias="json")
+    """Write one JSON object a line instead of text."""
+
+
+class Config(_Table):
+    """The whole file."""
+
+    ca: CaConfig
+    cmp: CmpConfig
+    store: StoreConfig
+    tcp: Annotated[tuple[TcpConfig, ...], NOT_EMPTY]
+    protection: ProtectionConfig = ProtectionConfig()
+    enrolment: EnrolmentConfig = EnrolmentConfig()
+    profile: Annotated[dict[ProfileName, ProfileConfig], NOT_EMPTY]
+    log: LogConfig = LogConfig()
+
+    @field_validator("tcp")
+    @classmethod
+    def _addresses_differ(cls, value: tuple[TcpConfig, ...]) -> tuple[TcpConfig, ...]:
+        doors = [door.listen for door in value if not door.listen.endswith(":0")]
+        for door in doors:
+            if doors.count(door) > 1:
+                raise ValueError(f"two doors listen on {shown(door)}")
+        return value
+
+    @field_validator("profile")
+    @classmethod
+    def _has_default(cls, value: dict[str, ProfileConfig], info: ValidationInfo) -> dict[str, ProfileConfig]:
+        name = info.data["enrolment"].default_profile if "enrolment" in info.data else None
+        if name is not None and name not in value:
+            raise ValueError(f"enrolment.default_profile names {shown(name)}, and there is no [profile.{name}]")
+        return value
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file; ConfigError has one line for each mistake."""
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    try:
+        return parse(document, path.absolute().parent)
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from error
+
+
+def parse(document: Mapping[str, Any], base: Path) -> Config:
+    """Check what tomllib has read; relative paths become relative to `base`."""
+    try:
+        return Config.model_validate(document, context={"base": base})
+    except ValidationError as error:
+        raise ConfigError("\n".join(config_text.mistakes(error, Config))) from error
+
+
+def template(values: Mapping[str, Mapping[str, Any]]) -> str:
+    """The text of a complete, commented cmpd.toml: `values` ({"tcp": {"listen": ...}, ...}) set, the defaults as
+    comments.
+    """
+    return config_text.template(Config, values)
+
+
+def read_passphrase(path: Path) -> bytes:
+    """The passphrase in a file, without one newline at its end; ConfigError if it is unusable or others can read it."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            octets = file.read(_MAX_PASSPHRASE + 3)
+    except OSError as error:
+        raise ConfigError(f"passphrase file {path}: cannot be read: {error.strerror}") from error
+    if stat.S_ISREG(mode) and mode & 0o027:
+        raise ConfigError(f"passphrase file {path}: others than its owner and group may use it: chmod 600 {path}")
+    passphrase = octets.removesuffix(b"\n").removesuffix(b"\r")
+    if not passphrase:
+        raise ConfigError(f"passphrase file {path}: is empty")
+    if len(passphrase) > _MAX_PASSPHRASE:
+        raise ConfigError(f"passphrase file {path}: is longer than {_MAX_PASSPHRASE} octets")
+    return passphrase

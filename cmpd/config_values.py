@@ -1,0 +1,187 @@
+"""The kinds of values in cmpd.toml, as types that pydantic checks: durations, paths, addresses, names from tables.
+
+Each reader raises ValueError with what was wanted and what was found; config_text.py puts the path of the key before.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+
+from cmpd.asn1 import names
+
+MINUTE: Final = 60
+HOUR: Final = 60 * MINUTE
+DAY: Final = 24 * HOUR
+
+_UNITS: Final = {"s": 1, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
+
+ATTRIBUTES: Final = tuple(names.ATTRIBUTE_TYPES)
+"""What profile.NAME.subject_required and .subject_allowed may name: as in the text of a distinguished name."""
+
+KEY_USAGES: Final = (
+    "digitalSignature",
+    "nonRepudiation",
+    "keyEncipherment",
+    "dataEncipherment",
+    "keyAgreement",
+    "encipherOnly",
+    "decipherOnly",
+)
+"""The bits of keyUsage that an end entity may have (RFC 5280 section 4.2.1.3)."""
+
+EXTENDED_KEY_USAGES: Final = {
+    "serverAuth": "1.3.6.1.5.5.7.3.1",
+    "clientAuth": "1.3.6.1.5.5.7.3.2",
+    "codeSigning": "1.3.6.1.5.5.7.3.3",
+    "emailProtection": "1.3.6.1.5.5.7.3.4",
+    "timeStamping": "1.3.6.1.5.5.7.3.8",
+    "OCSPSigning": "1.3.6.1.5.5.7.3.9",
+    "cmcCA": "1.3.6.1.5.5.7.3.27",
+    "cmcRA": "1.3.6.1.5.5.7.3.28",
+    "cmKGA": "1.3.6.1.5.5.7.3.32",
+}
+"""Names of key purposes and their OIDs (RFC 5280 section 4.2.1.12, RFC 6402, RFC 9810); others are given dotted."""
+
+KeyType = Literal["rsa", "p256", "p384", "p521", "ed25519", "ed448"]
+SanType = Literal["dns", "ip", "email", "uri", "dn"]
+
+
+def quoted(value: object) -> str:
+    """A value as TOML writes it, on one line whatever is in it."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
+
+
+def shown(value: object) -> str:
+    """A value for a report: as TOML writes it, cut to 60 characters."""
+    text = quoted(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def nearest(value: object, known: Collection[str]) -> str:
+    """What to append to the report of a wrong word: `; nearest is "x"`, or the words there are if none is near."""
+    folded = {word.lower().replace("-", "_"): word for word in known}
+    found = difflib.get_close_matches(str(value).lower().replace("-", "_"), folded, 1)
+    return f"; the nearest is {shown(folded[found[0]])}" if found else f"; known are {', '.join(known)}"
+
+
+def within(part: Collection[str], whole: Collection[str], noun: str) -> None:
+    """ValueError unless all of `part`, the value of the key `noun`, is in `whole`."""
+    missing = [shown(value) for value in part if value not in whole]
+    if missing:
+        raise ValueError(f"lacks {', '.join(missing)}, which {noun} has")
+
+
+def seconds(text: object) -> int:
+    """The seconds of a duration such as "30s", "5m", "24h", "365d" or "2w"; ValueError otherwise."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhdw])", text) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError(f'want a duration such as "30s", "5m", "24h" or "365d", have {shown(text)}')
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def duration_text(value: int) -> str:
+    """The shortest duration that `seconds` reads as `value`."""
+    unit = next(unit for unit in "dhms" if value % _UNITS[unit] == 0 and (value or unit == "s"))
+    return f"{value // _UNITS[unit]}{unit}"
+
+
+class Span:
+    """Reads a duration between two bounds; with `off` also the word "off", as None."""
+
+    def __init__(self, low: int, high: int, *, off: bool = False) -> None:
+        self.low, self.high, self.off = low, high, off
+
+    def __call__(self, value: object, info: ValidationInfo) -> int | None:
+        """The seconds, or None for "off"; code, which has no context, may give them as a number."""
+        if self.off and value in ("off", None):
+            return None
+        found = value if type(value) is int and info.context is None else seconds(value)
+        if not self.low <= found <= self.high:
+            low, high = duration_text(self.low), duration_text(self.high)
+            raise ValueError(f"want {low} to {high}, have {shown(value)}")
+        return found
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"want a path, have {shown(value)}")
+    base: Path = (info.context or {}).get("base", Path())
+    return base / value
+
+
+def _distinct(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    for value in values or ():
+        if values and values.count(value) > 1:
+            raise ValueError(f"{shown(value)} is there twice")
+    return values
+
+
+def _known(table: Collection[str], noun: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in table:
+            raise ValueError(f"{shown(value)} is no {noun} known here{nearest(value, table)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _purpose(value: str) -> str:
+    known = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
+    if re.fullmatch(r"[0-2](\.(0|[1-9][0-9]{0,38})){2,30}", value):
+        return known.get(value, value)
+    if value not in EXTENDED_KEY_USAGES:
+        raise ValueError(
+            f"{shown(value)} is neither a key purpose known here nor a dotted OID"
+            f"{nearest(value, tuple(EXTENDED_KEY_USAGES))}"
+        )
+    return value
+
+
+def listen_address(text: str) -> tuple[str, int] | None:
+    """(host, port) of "HOST:PORT" or "[IPv6]:PORT", None for "systemd"; ValueError otherwise."""
+    if text == "systemd":
+        return None
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+[\w.]*)\]|([^\s:\[\]/]+)):([0-9]{1,5})", text)
+    if found is None or int(found[3]) > 65535:
+        raise ValueError(f'want "HOST:PORT", "[IPv6 address]:PORT" or "systemd", have {shown(text)}')
+    return found[1] or found[2], int(found[3])
+
+
+def _listen(value: str) -> str:
+    listen_address(value)
+    return value
+
+
+Listen = Annotated[str, AfterValidator(_listen)]
+File = Annotated[Path, BeforeValidator(_path)]
+Flag = Annotated[bool, Field(strict=True)]
+KeyUsage = Annotated[str, _known(KEY_USAGES, "keyUsage of an end entity")]
+Attribute = Annotated[str, _known(ATTRIBUTES, "attribute")]
+Purpose = Annotated[str, AfterValidator(_purpose)]
+
+
+def _not_empty(values: Collection[Any]) -> Collection[Any]:
+    if not values:
+        raise ValueError("want at least one, have none")
+    return values
+
+
+NOT_EMPTY: Final = AfterValidator(_not_empty)
+DISTINCT: Final = AfterValidator(_distinct)
+
+
+def span(low: int, high: int, *, off: bool = False) -> BeforeValidator:
+    """The rule for a duration of `low` to `high` seconds."""
+    return BeforeValidator(Span(low, high, off=off))

@@ -1,0 +1,295 @@
+"""The composition root: configuration -> objects -> serve, and an orderly end.
+
+The only file that knows all concrete classes. Three phases: `assemble` makes the objects, `Daemon.start` opens the
+doors, `Daemon.stop` drains them. In between one task ticks once a second: it notices what operators' commands have
+changed in the database, ends waits for confirmation, writes late answers, and tells the service manager that the loop
+lives.
+"""
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import uvloop
+
+from cmpd import __version__, notify
+from cmpd.asn1 import der
+from cmpd.ca import CertificateAuthority
+from cmpd.config import Config, TcpConfig
+from cmpd.config_values import listen_address
+from cmpd.credentials import CredentialDirectory
+from cmpd.env import Env
+from cmpd.errors import ConfigError, StoreError
+from cmpd.handlers.base import Service
+from cmpd.handlers.confirm import lapse
+from cmpd.outline import outline
+from cmpd.profiles import Profile
+from cmpd.profiles.extensions import OID_SKI
+from cmpd.protection.base import ProtectionPolicy, Protector
+from cmpd.responder import Responder, Settings
+from cmpd.signing.base import SigningKey
+from cmpd.signing.file import load_key, read_certificates
+from cmpd.store import open_store
+from cmpd.store.base import Store
+from cmpd.store.sealing import Sealer
+from cmpd.transport.base import Peer
+from cmpd.transport.tcp import TcpLimits, TcpServer
+
+_log = logging.getLogger("cmpd")
+_T = TypeVar("_T")
+
+DRAIN_SECONDS: Final = 30.0
+"""How long requests in flight may take after SIGTERM."""
+
+_TICK: Final = 1.0
+_PURGE_EVERY: Final = 60
+_PURGE_LIMIT: Final = 10_000
+_THREADS: Final = 2
+
+
+class Offloader:
+    """Runs costly computations on a few threads; what does not fit waits."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="cmpd-offload")
+
+    async def __call__(self, work: Callable[[], _T]) -> _T:
+        """The result of `work`, run on a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(slots=True)
+class Daemon:
+    """The objects of a running server. `servers` and their configuration go pairwise."""
+
+    store: Store
+    service: Service
+    responder: Responder
+    servers: list[tuple[TcpServer, TcpConfig]]
+    offload: Offloader
+
+    async def start(self, passed: dict[str, list[socket.socket]]) -> None:
+        """Open every door. `passed`: sockets from the service manager by name."""
+        sockets = [sock for group in passed.values() for sock in group]
+        for server, config in self.servers:
+            if config.listen == "systemd":
+                if not sockets:
+                    raise ConfigError('tcp.listen = "systemd": the service manager passed no socket (cmpd.socket)')
+                await server.start(sockets)
+            else:
+                host, port = listen_address(config.listen) or ("", 0)
+                try:
+                    await server.start([(host, port)])
+                except OSError as error:
+                    raise ConfigError(_cannot_listen(config.listen, error)) from error
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens, as text."""
+        return [
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            for server, _ in self.servers
+            for host, port in server.addresses
+        ]
+
+    async def tick(self) -> None:
+        """What has to happen every second."""
+        try:
+            await self.store.refresh()
+            await self.responder.retry_unfinished()
+            await lapse(self.service)
+        except StoreError as error:
+            _log.error("store: %s", error)
+
+    async def purge(self) -> None:
+        """Forget transactions that ended longer ago than the retention."""
+        try:
+            before = int(self.service.env.now()) - self.service.enrolment.retention
+            if count := await self.store.purge(before, _PURGE_LIMIT):
+                _log.info("purged transactions=%d", count)
+        except StoreError as error:
+            _log.error("store: %s", error)
+
+    async def stop(self) -> None:
+        """Drain the doors, then let go of everything."""
+        await asyncio.gather(*(server.drain(DRAIN_SECONDS) for server, _ in self.servers))
+        await self.responder.retry_unfinished()
+        await self.store.close()
+        self.offload.close()
+
+
+def _cannot_listen(listen: str, error: OSError) -> str:
+    hint = ""
+    if isinstance(error, PermissionError):
+        hint = "; ports below 1024 need cmpd.socket of systemd, or CAP_NET_BIND_SERVICE"
+    return f"tcp.listen = {listen!r}: {error.strerror or error}{hint}"
+
+
+# --- assembling ----------------------------------------------------------------------------------------------------
+
+
+async def assemble(config: Config, env: Env) -> Daemon:
+    """Every object of a server that does not listen yet. Raises ConfigError or StoreError."""
+    offload = Offloader()
+    passphrase = config.ca.passphrase()
+    (certificate, *_) = read_certificates(config.ca.certificate)
+    chain = read_certificates(config.ca.chain) if config.ca.chain is not None else ()
+    ca = CertificateAuthority(
+        certificate, chain, load_key(config.ca.key, passphrase, certificate, offload=offload), env
+    )
+    (cmp_certificate, *_) = read_certificates(config.cmp.certificate)
+    signer = make_signer(load_key(config.cmp.key, passphrase, cmp_certificate, offload=offload), cmp_certificate, ca)
+    sealer = Sealer.load(config.store.secrets_key, passphrase, env)
+    store = await open_store(config.store.path, serving=True)
+    abandoned = await store.recover(int(env.now()))
+    if abandoned:
+        _log.warning("recovered from an unclean end: abandoned certificates=%d", abandoned)
+    service = Service(
+        env=env,
+        store=store,
+        ca=ca,
+        profiles={name: Profile(name, rules) for name, rules in config.profile.items()},
+        enrolment=config.enrolment,
+    )
+    credentials = CredentialDirectory(store, sealer, (certificate,), env)
+    responder = Responder(service, credentials, signer, _settings(config, offload))
+
+    async def respond(octets: bytes, peer: Peer) -> bytes | None:
+        return await responder.respond(octets, peer.address)
+
+    servers = [(TcpServer(respond, _limits(tcp)), tcp) for tcp in config.tcp]
+    return Daemon(store, service, responder, servers, offload)
+
+
+def make_signer(key: SigningKey, certificate: bytes, ca: CertificateAuthority) -> Protector:
+    """What signs CMP answers: the CMP certificate and, in extraCerts, the certificates above it but no root."""
+    own = outline(certificate)
+    ski = own.value(OID_SKI)
+    uppers = (ca.certificate, *ca.chain)
+    chain = tuple(upper for upper in uppers if outline(upper).subject != outline(upper).issuer)
+    return Protector(
+        algorithm=key.algorithm,
+        sender=der.explicit(4, own.subject),
+        sender_kid=ski[2:] if ski is not None else None,
+        extra_certs=(certificate, *chain),
+        compute=key.sign,
+    )
+
+
+def _settings(config: Config, offload: Offloader) -> Settings:
+    rules = config.protection
+    return Settings(
+        protection=ProtectionPolicy(
+            allow_sha1_mac=rules.allow_sha1_mac,
+            min_iterations=rules.min_iterations,
+            max_iterations=rules.max_iterations,
+            max_pbkdf2_iterations=rules.max_pbkdf2_iterations,
+            max_salt=rules.max_salt,
+        ),
+        message_time_window=rules.message_time_window,
+        offload=offload,
+        event=asyncio.Event,
+    )
+
+
+def _limits(tcp: TcpConfig) -> TcpLimits:
+    return TcpLimits(
+        max_message_octets=tcp.max_message_octets,
+        partial_frame_seconds=tcp.partial_frame_timeout,
+        idle_seconds=tcp.idle_timeout,
+        send_seconds=tcp.send_timeout,
+        max_connections=tcp.max_connections,
+        max_connections_per_address=tcp.max_connections_per_address,
+        max_in_flight=tcp.max_in_flight,
+        write_high_water=tcp.write_high_water,
+        rfc2510=tcp.rfc2510,
+    )
+
+
+# --- running -------------------------------------------------------------------------------------------------------
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. ConfigError and StoreError are the caller's to print."""
+    set_up_logging(config)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config))
+    return 0
+
+
+async def _serve(config: Config) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    passed: dict[str, list[socket.socket]] = {}
+    for name, sock in notify.take_sockets():
+        passed.setdefault(name, []).append(sock)
+    daemon = await assemble(config, Env())
+    try:
+        await daemon.start(passed)
+        _log.info("ready version=%s listen=%s", __version__, ",".join(daemon.addresses))
+        notify.notify(notify.READY, f"STATUS=serving on {', '.join(daemon.addresses)}")
+        await _tick_until(stopping, daemon)
+        _log.info("stopping: draining")
+        notify.notify(notify.STOPPING, "STATUS=draining")
+    finally:
+        await daemon.stop()
+    _log.info("stopped")
+
+
+async def _tick_until(stopping: asyncio.Event, daemon: Daemon) -> None:
+    watchdog = notify.watchdog_interval()
+    period = _TICK if watchdog is None else min(_TICK, watchdog / 2)
+    ticks = 0
+    while not stopping.is_set():
+        if watchdog is not None:
+            notify.notify(notify.WATCHDOG)
+        await daemon.tick()
+        ticks += 1
+        if ticks % _PURGE_EVERY == 0:
+            await daemon.purge()
+        try:
+            async with asyncio.timeout(period):
+                await stopping.wait()
+        except TimeoutError:
+            continue
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        entry = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+def set_up_logging(config: Config) -> None:
+    """Log to standard error, as configured."""
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    text.converter = time.gmtime
+    handler.setFormatter(_JsonFormatter() if config.log.json_lines else text)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(config.log.level.upper())

@@ -1,0 +1,19 @@
+"""One coroutine per request body: HANDLERS. A body that is not here is answered with badRequest."""
+
+from typing import Final
+
+from cmpd.handlers import cert_req, confirm
+from cmpd.handlers.base import Handler
+
+HANDLERS: Final[dict[str, Handler]] = {
+    "ir": cert_req.handle,
+    "cr": cert_req.handle,
+    "p10cr": cert_req.handle,
+    "kur": cert_req.handle,
+    "certConf": confirm.handle_cert_conf,
+    "pkiconf": confirm.handle_pkiconf,
+    "error": confirm.handle_error,
+}
+
+ANNOUNCEMENTS: Final = frozenset({"ckuann", "cann", "rann", "crlann"})
+"""Bodies that have no answer in CMP (RFC 9810 sections 5.3.13 to 5.3.16); cmpd takes note of them in its log."""

@@ -1,0 +1,152 @@
+"""What ends the wait for confirmation: certConf, pkiconf, an error message, or the time (RFC 9810 sections 5.3.17,
+5.3.18, 5.3.21; RFC 9483 section 4.1.1).
+
+A certificate that is not accepted is revoked, and its enrolment does not count against the entity's uses.
+"""
+
+import hmac
+from collections.abc import Callable, Iterable
+
+from cmpd import audit
+from cmpd.errors import BadAlg, BadCertId, BadDataFormat, StoreConflict
+from cmpd.handlers.base import Context, Reply, Service
+from cmpd.lifecycle import NEXT as CERTIFICATE_NEXT
+from cmpd.lifecycle import Event as CertificateEvent
+from cmpd.protection import certificate_hash, hash_by_algorithm
+from cmpd.records import (
+    CertificateRecord,
+    CertificateState,
+    Change,
+    MoveCertificate,
+    MoveTransaction,
+    ReturnUse,
+    TransactionRecord,
+    TransactionState,
+)
+from cmpd.replies import pkiconf_body
+from cmpd.requests import P10CR_ID, CertStatus, read_cert_conf
+from cmpd.transaction import NEXT as TRANSACTION_NEXT
+from cmpd.transaction import Event as TransactionEvent
+from cmpd.transaction import check_continues
+
+_REASON = "cessationOfOperation"
+"""CRLReason of a certificate that its end entity never took into use."""
+
+
+def _continue(context: Context, event: TransactionEvent) -> TransactionRecord:
+    """The transaction that this message may continue; what check_continues raises otherwise."""
+    verified = context.request
+    return check_continues(context.record, event, verified.envelope.header, verified.requester.credential)
+
+
+async def handle_cert_conf(context: Context) -> Reply:
+    """CertConf -> pkiconf. A wrong hash or an unknown certReqId confirms nothing: BadCertId, and the wait goes on."""
+    record = _continue(context, TransactionEvent.CERT_CONF)
+    envelope = context.request.envelope
+    statuses = read_cert_conf(envelope.body, max(len(record.certificates), 1))
+    accepted: set[bytes] = set()
+    for status in statuses:
+        certificate = _find(record, status)
+        if status.hash_alg is not None and envelope.header.pvno != 3:
+            raise BadDataFormat("CertStatus.hashAlg: want pvno 3 with it (RFC 9810 section 5.3.18)")
+        _check_hash(certificate, status)
+        if status.accepted:
+            accepted.add(certificate.serial)
+    body_type, body = pkiconf_body()
+    changes, after_write = _decide(context.service, record, accepted, context.nonce, TransactionEvent.CERT_CONF)
+    return Reply(body_type, body, changes, after_write=after_write)
+
+
+async def handle_pkiconf(context: Context) -> Reply:
+    """Pkiconf from a client: all certificates are accepted; there is no CMP answer to it."""
+    record = _continue(context, TransactionEvent.PKICONF)
+    accepted = {certificate.serial for certificate in record.certificates}
+    changes, after_write = _decide(context.service, record, accepted, context.nonce, TransactionEvent.PKICONF)
+    return Reply(None, changes=changes, after_write=after_write)
+
+
+async def handle_error(context: Context) -> Reply:
+    """Error from a client -> pkiconf. If certConf was awaited, the certificates are rejected."""
+    body_type, body = pkiconf_body()
+    if context.record is None or context.record.state is not TransactionState.CONFIRMING:
+        return Reply(body_type, body)  # nothing hangs on it any more
+    record = _continue(context, TransactionEvent.ERROR)
+    changes, after_write = _decide(context.service, record, set(), context.nonce, TransactionEvent.ERROR)
+    return Reply(body_type, body, changes, after_write=after_write)
+
+
+async def lapse(service: Service, limit: int = 1000) -> int:
+    """Revoke what was not confirmed in time, at most `limit` transactions; returns how many there were."""
+    records = await service.store.unconfirmed(int(service.env.now()), limit)
+    for record in records:
+        changes, after_write = _decide(service, record, set(), record.server_nonce, TransactionEvent.LAPSE)
+        try:
+            await service.store.write(changes)
+        except StoreConflict:  # the certConf came at the last moment
+            continue
+        after_write()
+    return len(records)
+
+
+def _find(record: TransactionRecord, status: CertStatus) -> CertificateRecord:
+    """The certificate that a CertStatus is about; a p10cr's may be called -1 or 0 (both are seen in the field)."""
+    wanted = {status.cert_req_id}
+    if record.body == "p10cr" and status.cert_req_id in (0, P10CR_ID):
+        wanted = {0, P10CR_ID}
+    for certificate in record.certificates:
+        if certificate.cert_req_id in wanted and certificate.state is CertificateState.ISSUED:
+            return certificate
+    raise BadCertId(f"CertStatus.certReqId: no certificate with {status.cert_req_id} waits in this transaction")
+
+
+def _check_hash(certificate: CertificateRecord, status: CertStatus) -> None:
+    octets = certificate.der or b""
+    if status.hash_alg is not None:
+        wanted = hash_by_algorithm(status.hash_alg, octets)
+        if wanted is None:
+            raise BadAlg("CertStatus.hashAlg: want SHA-256, SHA-384 or SHA-512")
+    else:
+        wanted = certificate_hash(octets)
+        if wanted is None:
+            raise BadDataFormat("CertStatus.hashAlg: missing, and the certificate's signature names no hash")
+    if not hmac.compare_digest(wanted, status.cert_hash):
+        raise BadCertId("CertStatus.certHash: not the hash of the certificate that was issued")
+
+
+def _decide(
+    service: Service,
+    record: TransactionRecord,
+    accepted: set[bytes],
+    nonce: bytes,
+    event: TransactionEvent,
+) -> tuple[tuple[Change, ...], Callable[[], None]]:
+    """The changes that end the wait, and what to tell the audit log once they are durable."""
+    now = int(service.env.now())
+    refused = CertificateEvent.LAPSE if event is TransactionEvent.LAPSE else CertificateEvent.REJECT
+    changes: list[Change] = []
+    waiting = [c for c in record.certificates if c.state is CertificateState.ISSUED]
+    for certificate in waiting:
+        outcome = CertificateEvent.CONFIRM if certificate.serial in accepted else refused
+        following = CERTIFICATE_NEXT[certificate.state, outcome]
+        reason = None if outcome is CertificateEvent.CONFIRM else _REASON
+        changes.append(MoveCertificate(certificate.serial, certificate.state, following, now, reason, str(event)))
+    if waiting and not accepted:
+        changes.append(ReturnUse(record.entity_id, record.id))
+    changes.append(
+        MoveTransaction(
+            record.id,
+            TransactionState.CONFIRMING,
+            TRANSACTION_NEXT[TransactionState.CONFIRMING, event],
+            nonce,
+            ended_at=now,
+        )
+    )
+    return tuple(changes), lambda: _audit(waiting, accepted, str(event))
+
+
+def _audit(certificates: Iterable[CertificateRecord], accepted: set[bytes], cause: str) -> None:
+    for certificate in certificates:
+        if certificate.serial in accepted:
+            audit.certificate_confirmed(certificate.serial)
+        else:
+            audit.certificate_revoked(certificate.serial, _REASON, cause)

@@ -1,0 +1,221 @@
+"""What `cmpd init` does: a new CA below one directory, complete or not at all.
+
+A root CA is made in one go. A subordinate CA takes two: `make_subordinate` leaves a request (CSR) for the CA above,
+and `install_certificate` takes in what that CA answers. Everything is written into DIR/.init first and renamed into
+place at the end; what is there already is never touched, and DIR/.init left behind by a run that was cut off stops the
+next one. The certificates themselves are made in bootstrap.py.
+"""
+
+import base64
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from cmpd.asn1 import names
+from cmpd.asn1.algorithms import SigningPrivateKey
+from cmpd.bootstrap import cmp_certificate, path_to_root, request, root_certificate, same_kind
+from cmpd.config import load, read_passphrase, template
+from cmpd.env import Env
+from cmpd.errors import ConfigError
+from cmpd.signing.file import encrypted_pem, load_key, pem, read_certificates, read_private_key
+from cmpd.store.sealing import Sealer
+
+KEYS: Final[dict[str, Callable[[], SigningPrivateKey]]] = {
+    "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "rsa3072": lambda: rsa.generate_private_key(65537, 3072),
+    "rsa4096": lambda: rsa.generate_private_key(65537, 4096),
+    "ed25519": ed25519.Ed25519PrivateKey.generate,
+}
+DEFAULT_LISTEN: Final = "127.0.0.1:829"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be made. `subject`: text of a name, None = one with a random part. `key`: a key of KEYS."""
+
+    directory: Path
+    listen: str = DEFAULT_LISTEN
+    subject: str | None = None
+    key: str = "p256"
+    passphrase_file: Path | None = None
+
+
+# --- what the commands do --------------------------------------------------------------------------------------------
+
+
+def make_root(plan: Plan, env: Env) -> None:
+    """Make a root CA; ConfigError, with nothing changed, if any of its files is there."""
+    names_of = _Files(plan.directory)
+    subject = _subject(plan, env)
+    new = (names_of.anchor, names_of.cmp, names_of.cmp_key, *names_of.common(plan))
+    with _placing(plan.directory, new) as staged:
+        passphrase = _write_common(plan, names_of, staged, env, root=True)
+        key = KEYS[plan.key]()
+        certificate = root_certificate(key, subject, env)
+        _write(staged(names_of.key), encrypted_pem(key, passphrase, env), 0o600)
+        _write(staged(names_of.anchor), pem("CERTIFICATE", certificate))
+        _write_cmp(staged(names_of.cmp), staged(names_of.cmp_key), key, certificate, passphrase, env)
+
+
+def make_subordinate(plan: Plan, env: Env) -> None:
+    """Make the key of a subordinate CA and ca.csr; ConfigError, with nothing changed, if any of its files is there."""
+    names_of = _Files(plan.directory)
+    subject = _subject(plan, env)
+    with _placing(plan.directory, (names_of.request, *names_of.common(plan))) as staged:
+        passphrase = _write_common(plan, names_of, staged, env, root=False)
+        key = KEYS[plan.key]()
+        _write(staged(names_of.key), encrypted_pem(key, passphrase, env), 0o600)
+        _write(staged(names_of.request), pem("CERTIFICATE REQUEST", request(key, subject)))
+
+
+def install_certificate(directory: Path, file: Path, chain: Path | None, env: Env) -> None:
+    """Take in the certificate of a subordinate CA, the first one in `file`; the ones above it are in either file."""
+    config = load(directory / "cmpd.toml")
+    if config.ca.chain is None:
+        raise ConfigError(f"{directory / 'cmpd.toml'}: ca.chain: missing, a subordinate CA needs it")
+    certificate, *others = read_certificates(file)
+    above = path_to_root(certificate, [*others, *(read_certificates(chain) if chain else ())], int(env.now()))
+    passphrase = config.ca.passphrase()
+    load_key(config.ca.key, passphrase, certificate)
+    anchor = _Files(directory).anchor
+    new = (anchor, config.ca.chain, config.cmp.certificate, config.cmp.key, config.ca.certificate)
+    with _placing(directory, new) as staged:
+        key = read_private_key(config.ca.key, passphrase)
+        _write(staged(config.ca.certificate), pem("CERTIFICATE", certificate))
+        _write(staged(config.ca.chain), b"".join(pem("CERTIFICATE", one) for one in above))
+        _write(staged(anchor), pem("CERTIFICATE", above[-1]))
+        _write_cmp(staged(config.cmp.certificate), staged(config.cmp.key), key, certificate, passphrase, env)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+class _Files:
+    """The names of the files below a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        private = directory / "private"
+        self.config = directory / "cmpd.toml"
+        self.anchor = directory / "ca.pem"
+        self.request = directory / "ca.csr"
+        self.issuing = directory / "ca.issuing.pem"
+        self.chain = directory / "ca.chain.pem"
+        self.cmp = directory / "cmp.pem"
+        self.database = directory / "cmpd.db"
+        self.key = private / "ca.key.pem"
+        self.cmp_key = private / "cmp.key.pem"
+        self.sealing = private / "store.key"
+        self.passphrase = private / "passphrase"
+
+    def common(self, plan: Plan) -> tuple[Path, ...]:
+        """What every new CA gets, the configuration last: while it is not there, nothing can start."""
+        own = () if plan.passphrase_file else (self.passphrase,)
+        return (*own, self.key, self.sealing, self.database, self.config)
+
+
+@contextlib.contextmanager
+def _placing(directory: Path, targets: Sequence[Path]) -> Iterator[Callable[[Path], Path]]:
+    """Give a function from each target to the path to write it at; at the end all are renamed into place, in order."""
+    for target in reversed(targets):  # the last one says most of what is there
+        if os.path.lexists(target):
+            raise ConfigError(
+                f"{target} is there already; nothing was changed. Choose another directory, or move it away"
+            )
+    made = [path for path in (directory, directory / "private") if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    stage = directory / ".init"
+    try:
+        stage.mkdir(mode=0o700)
+    except FileExistsError:
+        raise ConfigError(
+            f"{stage} is there: another init is running, or was cut off; nothing was changed. "
+            f"If none is running, look into it, remove it and start again"
+        ) from None
+    try:
+        _make_private(directory / "private")
+        yield lambda target: stage / target.name
+        for target in targets:
+            _sync(stage / target.name)
+    except BaseException:
+        shutil.rmtree(stage)
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+    for target in targets:
+        (stage / target.name).rename(target)
+    stage.rmdir()
+    for path in {target.parent for target in targets} | {directory}:
+        _sync(path)
+
+
+def _make_private(path: Path) -> None:
+    path.mkdir(mode=0o700, exist_ok=True)
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(f"{path}: others than its owner may use it: chmod 700 {path}")
+
+
+def _write(path: Path, octets: bytes, mode: int = 0o644) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(octets)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_common(plan: Plan, files: _Files, staged: Callable[[Path], Path], env: Env, *, root: bool) -> bytes:
+    """Write passphrase, sealing key, database and configuration; return the passphrase."""
+    if plan.passphrase_file:
+        passphrase = read_passphrase(plan.passphrase_file)
+    else:
+        passphrase = base64.b32encode(env.random(32)).rstrip(b"=").lower()
+        _write(staged(files.passphrase), passphrase + b"\n", 0o600)
+    Sealer.create(staged(files.sealing), passphrase, env)
+    _write(staged(files.database), b"", 0o600)  # no octets are an empty SQLite database; its WAL takes over the mode
+    given = plan.passphrase_file
+    ca = {
+        "certificate": "ca.pem" if root else files.issuing.name,
+        "key": "private/ca.key.pem",
+        "passphrase_file": str(given.absolute()) if given else "private/passphrase",
+    }
+    values = {
+        "ca": ca if root else ca | {"chain": files.chain.name},
+        "cmp": {"certificate": files.cmp.name, "key": "private/cmp.key.pem"},
+        "store": {"path": files.database.name, "secrets_key": "private/store.key"},
+        "tcp": {"listen": plan.listen},
+    }
+    _write(staged(files.config), template(values).encode())
+    return passphrase
+
+
+def _write_cmp(
+    path: Path, key_path: Path, ca_key: SigningPrivateKey, ca_certificate: bytes, passphrase: bytes, env: Env
+) -> None:
+    """Make the key and the certificate that sign CMP responses."""
+    key = same_kind(ca_key)
+    _write(key_path, encrypted_pem(key, passphrase, env), 0o600)
+    _write(path, pem("CERTIFICATE", cmp_certificate(key, ca_key, ca_certificate, env)))
+
+
+def _subject(plan: Plan, env: Env) -> bytes:
+    try:
+        made_up = f"CN=cmpd CA {env.random(4).hex()}"
+        subject = names.encode_name(made_up if plan.subject is None else plan.subject)
+    except ValueError as error:
+        raise ConfigError(f"--subject: {error}") from error
+    if subject == names.NULL_DN:
+        raise ConfigError("--subject: a CA needs a name that is not empty")
+    return subject

@@ -1,0 +1,170 @@
+"""Name constraints of CA certificates (RFC 5280 section 4.2.1.10).
+
+A name and the base of a subtree are both a pair (form, value), the form as RFC 5280 spells it in GeneralName. A table
+says for each form how a name is held against a base. A form without a row (otherName, registeredID) cannot be compared:
+when a constraint of that form meets a name of that form, the certificate is refused, and so is a name that a constraint
+applies to and that has no usable value (a URI without a host name, a mailbox without "@").
+"""
+
+import ipaddress
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from cryptography import x509
+
+from cmpd.asn1 import der
+from cmpd.asn1.names import ATTRIBUTE_TYPES, Name, attribute_texts, fold, read_name
+
+PlainName = tuple[str, Any]
+"""A GeneralName as (form, value): a MatchForm for directoryName, an address or network for iPAddress, else a text."""
+
+MatchForm = tuple[tuple[tuple[bytes, int, str], ...], ...]
+"""A Name so that two that match by RFC 5280 section 7.1 are equal: usable as a key, and by prefix as a subtree."""
+
+_CASELESS: Final = frozenset(
+    {der.UTF8_STRING, der.PRINTABLE_STRING, der.IA5_STRING, der.NUMERIC_STRING}
+    | {der.VISIBLE_STRING, der.BMP_STRING, der.UNIVERSAL_STRING}
+)
+_EMAIL_ADDRESS: Final = ATTRIBUTE_TYPES["emailAddress"].oid
+
+_FORMS: Final[dict[type[x509.GeneralName], str]] = {
+    x509.DirectoryName: "directoryName",
+    x509.DNSName: "dNSName",
+    x509.RFC822Name: "rfc822Name",
+    x509.IPAddress: "iPAddress",
+    x509.UniformResourceIdentifier: "uniformResourceIdentifier",
+    x509.RegisteredID: "registeredID",
+    x509.OtherName: "otherName",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subtrees:
+    """The value of one NameConstraints extension."""
+
+    permitted: tuple[PlainName, ...]
+    excluded: tuple[PlainName, ...]
+
+    def __len__(self) -> int:
+        """How many bases each name has to be held against."""
+        return len(self.permitted) + len(self.excluded)
+
+
+def match_form(name: Name) -> MatchForm:
+    """What a Name is compared by: letter case, runs of spaces and the string type do not count."""
+    return tuple(
+        tuple(sorted((oid, 0, fold(text)) if tag in _CASELESS else (oid, tag, text) for oid, tag, text in rdn))
+        for rdn in name
+    )
+
+
+def plain_names(names: Iterable[x509.GeneralName] | None) -> tuple[PlainName, ...]:
+    """GeneralNames as pairs. DerError if a directoryName is over the bounds of asn1/names.py."""
+    return tuple((_FORMS[type(name)], _value(name)) for name in names or ())
+
+
+def _value(name: x509.GeneralName) -> Any:
+    if isinstance(name, x509.DirectoryName):
+        return match_form(read_name(name.value.public_bytes()))
+    return name.value
+
+
+def names_of(subject: Name, alternatives: x509.SubjectAlternativeName | None) -> tuple[PlainName, ...]:
+    """All names of a certificate that constraints apply to.
+
+    The subject, if it is not empty, and subjectAltName; emailAddress attributes of the subject where that is absent.
+    """
+    own: list[PlainName] = [("directoryName", match_form(subject))] if subject else []
+    if alternatives is None:
+        own += [("rfc822Name", text) for text in attribute_texts(subject, _EMAIL_ADDRESS)]
+    return (*own, *plain_names(alternatives))
+
+
+def read_constraints(extension: x509.NameConstraints, value: bytes) -> Subtrees | None:
+    """The subtrees of a NameConstraints extension, `value` being its DER; None if minimum or maximum are in it."""
+    start, stop = der.expect(value, 0, len(value), der.SEQUENCE, "nameConstraints")
+    for _, _, inner, after in der.children(value, start, stop, 2):
+        for _, _, first, last in der.children(value, inner, after):
+            if len(der.children(value, first, last)) != 1:
+                return None
+    return Subtrees(plain_names(extension.permitted_subtrees), plain_names(extension.excluded_subtrees))
+
+
+def constraint_fault(subtrees: Subtrees, names: Sequence[PlainName]) -> str | None:
+    """What is wrong with a certificate that has `names` under a CA certificate with `subtrees`; None if nothing is."""
+    for form, value in names:
+        permitted = [base for base_form, base in subtrees.permitted if base_form == form]
+        excluded = [base for base_form, base in subtrees.excluded if base_form == form]
+        if not permitted and not excluded:
+            continue
+        within = _WITHIN.get(form)
+        if within is None:
+            return f"name constraints on the form {form} are not supported"
+        if any(within(value, base) is not False for base in excluded):
+            return f"name constraints exclude its {form}"
+        if permitted and not any(within(value, base) for base in permitted):
+            return f"name constraints do not permit its {form}"
+    return None
+
+
+# --- one function per form: whether a name is within the subtree of a base, None if it cannot be compared ------------
+
+
+def _directory_name(name: MatchForm, base: MatchForm) -> bool:
+    return name[: len(base)] == base
+
+
+def _dns_name(name: str, base: str) -> bool:
+    name, base = name.lower().removesuffix("."), base.lower().removesuffix(".")
+    if not base or name == base:
+        return True
+    return name.endswith(base if base.startswith(".") else "." + base)
+
+
+def _host(host: str, base: str) -> bool:
+    """Hosts of URIs and mailboxes: a base that begins with "." means all below it, else this host alone."""
+    host, base = host.lower().removesuffix("."), base.lower().removesuffix(".")
+    return host.endswith(base) and host != base if base.startswith(".") else not base or host == base
+
+
+def _mailbox(name: str, base: str) -> bool | None:
+    local, at, host = name.rpartition("@")
+    if not at or not local or not host:
+        return None
+    base_local, at, base_host = base.rpartition("@")
+    if at:  # the local part counts letter by letter (RFC 5280 section 7.5)
+        return local == base_local and host.lower() == base_host.lower()
+    return _host(host, base)
+
+
+def _uri(name: str, base: str) -> bool | None:
+    try:
+        host = urlsplit(name).hostname
+    except ValueError:
+        return None
+    if not host or not name.isprintable() or "." not in host or _is_address(host):
+        return None
+    return _host(host, base)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _address(name: Any, base: Any) -> bool:
+    return name in base
+
+
+_WITHIN: Final[dict[str, Callable[[Any, Any], bool | None]]] = {
+    "directoryName": _directory_name,
+    "dNSName": _dns_name,
+    "rfc822Name": _mailbox,
+    "iPAddress": _address,
+    "uniformResourceIdentifier": _uri,
+}

@@ -1,0 +1,166 @@
+"""May this requester have this certificate? Decided from who protected the request and what the operator registered.
+
+Who asks, for which names (RFC 9483 section 5.1.1: the subject identifies the entity that protects the message, or the
+message comes from an authorized RA):
+
+| requester                                   | names it may ask for                                                  |
+|---------------------------------------------|-----------------------------------------------------------------------|
+| secret, or its own registered certificate   | its registered subject; any, if none was registered                   |
+| any certificate under a registered CA       | its own subject and subjectAltName; within the registered subject     |
+| RA                                          | any that has the registered subject's attributes; any without one     |
+| certificate of this CA                      | enrolment.certificate_holder_may_ask_for: own, constraint or any      |
+| kur                                         | the subject and subjectAltName of the certificate that it updates     |
+
+Pure: everything it needs is handed in.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cmpd.asn1.der import DerError
+from cmpd.asn1.names import NULL_DN, has_attributes, name_text, same_name
+from cmpd.errors import BadCertId, BadCertTemplate, NotAuthorized, WrongAuthority, WrongIntegrity
+from cmpd.message import Header
+from cmpd.outline import outline
+from cmpd.profiles.extensions import OID_SAN, read_general_names
+from cmpd.records import EntityKind, Requester
+from cmpd.requests import ID_REG_CTRL_OLD_CERT_ID, CertRequest, Extension, read_cert_id
+
+Scope = Literal["own", "constraint", "any"]
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The subject (DER of a Name) and the extensions that the certificate will be made from."""
+
+    subject: bytes
+    extensions: tuple[Extension, ...]
+
+
+def choose_profile(requester: Requester, header: Header, index: int, known: tuple[str, ...], default: str) -> str:
+    """The profile for the request at `index`: by certProfile (RFC 9810 section 5.1.1.4), or the entity's default.
+
+    Raises BadCertTemplate (no such profile) or NotAuthorized (not one of the entity's).
+    """
+    allowed = requester.entity.profiles or (default,)
+    names = header.cert_profiles
+    wanted = names[index] if index < len(names) else (names[0] if len(names) == 1 else "")
+    if not wanted:
+        return allowed[0]
+    if wanted not in known:
+        raise BadCertTemplate("certProfile: there is no profile of this name")
+    if wanted not in allowed:
+        raise NotAuthorized(f"certProfile: {wanted} is not among the profiles that the requester may use")
+    return wanted
+
+
+def check_update(requester: Requester) -> None:
+    """A kur is signed with the certificate that it updates, issued by this CA (RFC 9483 section 4.1.3)."""
+    if requester.certificate is None:
+        raise WrongIntegrity("kur: want a signature by the certificate to be updated, have a MAC (RFC 9483 4.1.3)")
+
+
+def check_issuer(request: CertRequest, ca_name: bytes) -> None:
+    """The template's issuer, if it names one, is this CA; WrongAuthority otherwise."""
+    issuer = request.template.issuer
+    if issuer is not None and issuer != NULL_DN and not _same(issuer, ca_name, "issuer"):
+        raise WrongAuthority(f"CertTemplate.issuer: this CA is {name_text(ca_name)}")
+
+
+def allow(request: CertRequest, body: str, requester: Requester, scope: Scope) -> Names:
+    """The names that the certificate will carry; NotAuthorized, BadCertTemplate or BadCertId if it may not be."""
+    if body == "kur":
+        return _update(request, requester)
+    subject = request.template.subject
+    extensions = request.template.extensions
+    asked_san = _san(extensions)
+    entity = requester.entity
+    if subject is None or (subject == NULL_DN and asked_san is None):
+        subject = entity.subject or requester.subject
+        if subject is None:
+            raise BadCertTemplate("CertTemplate.subject: missing, and no subject is registered for the requester")
+    if entity.is_ra:
+        _check_within(subject, entity.subject)
+    elif requester.serial is not None:
+        _check_holder(subject, asked_san, requester, scope)
+    elif requester.certificate is not None and requester.certificate != entity.certificate:
+        _check_own(subject, asked_san, requester)
+        _check_within(subject, entity.subject)
+    elif entity.subject is not None and not _same(subject, entity.subject, "subject"):
+        raise NotAuthorized(f"CertTemplate.subject: want {name_text(entity.subject)}, which is registered")
+    return Names(subject, extensions)
+
+
+def _san(extensions: tuple[Extension, ...]) -> bytes | None:
+    return next((extension.value for extension in extensions if extension.oid == OID_SAN), None)
+
+
+def _same(asked: bytes, held: bytes, noun: str) -> bool:
+    try:
+        return same_name(asked, held)
+    except DerError as fault:
+        raise BadCertTemplate(f"CertTemplate.{noun}: {fault}") from None
+
+
+def _check_within(subject: bytes, constraint: bytes | None) -> None:
+    try:
+        within = constraint is None or has_attributes(subject, constraint)
+    except DerError as fault:
+        raise BadCertTemplate(f"CertTemplate.subject: {fault}") from None
+    if constraint is not None and not within:
+        raise NotAuthorized(f"CertTemplate.subject: want one that has {name_text(constraint)}")
+
+
+def _check_holder(subject: bytes, san: bytes | None, requester: Requester, scope: Scope) -> None:
+    constraint = requester.entity.subject
+    if scope == "own" or (scope == "constraint" and constraint is None):
+        _check_own(subject, san, requester)
+    elif scope == "constraint":
+        _check_within(subject, constraint)
+
+
+def _check_own(subject: bytes, san: bytes | None, requester: Requester) -> None:
+    """Subject and subjectAltName are those of the protection certificate, or fewer alternative names."""
+    if requester.subject is None or not _same(subject, requester.subject, "subject"):
+        raise NotAuthorized("CertTemplate.subject: want the subject of the certificate that protects the request")
+    if san is None:
+        return
+    held = outline(requester.certificate or b"").value(OID_SAN)
+    try:
+        own = set(read_general_names(held)) if held is not None else set()
+        foreign = [name for name in read_general_names(san) if name not in own]
+    except DerError as fault:
+        raise BadCertTemplate(str(fault)) from None
+    if foreign:
+        raise NotAuthorized("subjectAltName: want only names of the certificate that protects the request")
+
+
+def _update(request: CertRequest, requester: Requester) -> Names:
+    if requester.certificate is None or requester.serial is None:
+        raise NotAuthorized("kur: want protection by a certificate that this CA issued (RFC 9483 section 4.1.3)")
+    old = outline(requester.certificate)
+    control = request.controls.get(ID_REG_CTRL_OLD_CERT_ID)
+    if control is not None:
+        issuer, serial = read_cert_id(control)
+        if serial != old.serial or not issuer or not _same(issuer, old.issuer, "issuer"):
+            raise BadCertId("oldCertId: want the certificate that protects the kur (RFC 9483 section 4.1.3)")
+    subject = request.template.subject
+    if subject is not None and not _same(subject, old.subject, "subject"):
+        raise NotAuthorized("CertTemplate.subject: a kur must not change it (RFC 9483 section 4.1.3)")
+    extensions = request.template.extensions
+    held, asked = old.value(OID_SAN), _san(extensions)
+    try:
+        if asked is None and held is not None:
+            extensions = (*extensions, Extension(OID_SAN, False, held))
+        elif asked is not None and set(read_general_names(asked)) != set(read_general_names(held) if held else ()):
+            raise NotAuthorized("subjectAltName: a kur must not change it (RFC 9483 section 4.1.3)")
+    except DerError as fault:
+        raise BadCertTemplate(str(fault)) from None
+    return Names(old.subject, extensions)
+
+
+def counts_as_use(requester: Requester) -> bool:
+    """Whether an enrolment counts against the entity's uses: with a certificate of ours it does not."""
+    return requester.serial is None and (
+        requester.entity.kind is EntityKind.SECRET or requester.entity.uses_left is not None
+    )

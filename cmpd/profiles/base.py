@@ -1,0 +1,110 @@
+"""What a profile works on and what it gives: Wish in, Grant out, and the names of things in both."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from cmpd.config import ProfileConfig
+from cmpd.errors import BadAlg, BadCertTemplate
+from cmpd.requests import Extension
+
+CURVES: Final = {"secp256r1": "p256", "secp384r1": "p384", "secp521r1": "p521"}
+
+KEY_USAGE_BITS: Final = {
+    "digitalSignature": 0,
+    "nonRepudiation": 1,
+    "keyEncipherment": 2,
+    "dataEncipherment": 3,
+    "keyAgreement": 4,
+    "keyCertSign": 5,
+    "cRLSign": 6,
+    "encipherOnly": 7,
+    "decipherOnly": 8,
+}
+"""KeyUsage's bits by name (RFC 5280 section 4.2.1.3)."""
+
+_SIGNS = frozenset({"digitalSignature", "nonRepudiation", "keyCertSign", "cRLSign"})
+_AGREES = frozenset({"keyAgreement", "encipherOnly", "decipherOnly"})
+_ENCIPHERS = frozenset({"keyEncipherment", "dataEncipherment"})
+
+KEY_CAN: Final = {
+    "rsa": _SIGNS | _ENCIPHERS,
+    "p256": _SIGNS | _AGREES,
+    "p384": _SIGNS | _AGREES,
+    "p521": _SIGNS | _AGREES,
+    "ed25519": _SIGNS,
+    "ed448": _SIGNS,
+}
+"""The key usages that make sense for a kind of key (RFC 3279 section 2.3, RFC 5480 section 3, RFC 8410 section 5)."""
+
+
+@dataclass(slots=True)
+class Wish:
+    """What is asked for, while the extensions are made. `extensions` by OID contents; builders note `changes`."""
+
+    rules: ProfileConfig
+    key_kind: str
+    public_key: bytes
+    subject_is_empty: bool
+    extensions: dict[bytes, Extension]
+    changes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What will be in the certificate. `extensions`: the Extension values one after the other, AuthorityKeyIdentifier
+    aside. `changes`: what differs from the request, in words for the peer; empty = exactly as asked.
+    """
+
+    profile: str
+    subject: bytes
+    subject_text: str
+    public_key: bytes
+    not_before: int
+    not_after: int
+    extensions: bytes
+    changes: tuple[str, ...]
+
+
+def load_public_key(info: bytes | None) -> PublicKeyTypes:
+    """The key of a template's SubjectPublicKeyInfo; BadCertTemplate or BadAlg if there is none that can be used."""
+    if info is None or info.endswith(b"\x03\x01\x00"):
+        raise BadCertTemplate("CertTemplate.publicKey: missing; central key generation is not offered")
+    try:
+        return load_der_public_key(info)
+    except UnsupportedAlgorithm as error:
+        raise BadAlg("CertTemplate.publicKey: the algorithm or curve is not supported", detail=str(error)) from None
+    except ValueError as error:
+        raise BadCertTemplate("CertTemplate.publicKey: not a valid public key", detail=str(error)) from None
+
+
+def key_kind(key: PublicKeyTypes) -> str:
+    """The configuration's word for a key's kind, "" if it has none."""
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return CURVES.get(key.curve.name, "")
+    if isinstance(key, rsa.RSAPublicKey):
+        return "rsa"
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return "ed25519"
+    return "ed448" if isinstance(key, ed448.Ed448PublicKey) else ""
+
+
+def check_key(key: PublicKeyTypes, rules: ProfileConfig) -> str:
+    """The kind of a key that the profile allows; BadCertTemplate if it does not."""
+    kind = key_kind(key)
+    if kind not in rules.keys:
+        have = kind or type(key).__name__
+        raise BadCertTemplate(f"CertTemplate.publicKey: want one of {', '.join(rules.keys)}; have {have}")
+    if isinstance(key, rsa.RSAPublicKey):
+        if not rules.rsa_min_bits <= key.key_size <= rules.rsa_max_bits:
+            raise BadCertTemplate(
+                f"CertTemplate.publicKey: want RSA of {rules.rsa_min_bits} to {rules.rsa_max_bits} bits, "
+                f"have {key.key_size}"
+            )
+        if key.public_numbers().e < 65537:
+            raise BadCertTemplate("CertTemplate.publicKey: want an RSA exponent of at least 65537")
+    return kind

@@ -1,0 +1,251 @@
+"""The extensions of an issued certificate, each made by one function: BUILDERS, read top to bottom.
+
+A builder looks at the wish (what was asked for, what the profile says) and gives the DER of one Extension, or None.
+What it leaves out or changes it notes for the peer (grantedWithMods); what it must not grant it refuses. What is
+constant is encoded once and kept. Extensions that are asked for and have no builder are left out, or refused when
+they are critical.
+"""
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+from cmpd.asn1 import der
+from cmpd.asn1.der import DerError
+from cmpd.asn1.names import read_name
+from cmpd.errors import BadCertTemplate
+from cmpd.profiles.base import KEY_CAN, KEY_USAGE_BITS, Wish
+
+OID_SKI: Final = der.encode_oid("2.5.29.14")[2:]
+OID_KEY_USAGE: Final = der.encode_oid("2.5.29.15")[2:]
+OID_SAN: Final = der.encode_oid("2.5.29.17")[2:]
+OID_BASIC_CONSTRAINTS: Final = der.encode_oid("2.5.29.19")[2:]
+OID_AKI: Final = der.encode_oid("2.5.29.35")[2:]
+OID_EKU: Final = der.encode_oid("2.5.29.37")[2:]
+
+EXTENDED_KEY_USAGES: Final = {
+    "serverAuth": "1.3.6.1.5.5.7.3.1",
+    "clientAuth": "1.3.6.1.5.5.7.3.2",
+    "codeSigning": "1.3.6.1.5.5.7.3.3",
+    "emailProtection": "1.3.6.1.5.5.7.3.4",
+    "ipsecIKE": "1.3.6.1.5.5.7.3.17",
+    "timeStamping": "1.3.6.1.5.5.7.3.8",
+    "OCSPSigning": "1.3.6.1.5.5.7.3.9",
+    "cmcCA": "1.3.6.1.5.5.7.3.27",
+    "cmcRA": "1.3.6.1.5.5.7.3.28",
+    "cmKGA": "1.3.6.1.5.5.7.3.32",
+}
+"""ExtendedKeyUsage purposes that have a name in the configuration; others are written as dotted OIDs."""
+
+_MAX_SAN_NAMES = 100
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)\Z")
+
+
+def encode_extension(oid: bytes, value: bytes, *, critical: bool = False) -> bytes:
+    """The DER of one Extension; `oid` is contents octets, `value` what goes into extnValue."""
+    flag = der.encode_boolean(True) if critical else b""
+    return der.seq(der.tlv(der.OID, oid), flag, der.encode_octets(value))
+
+
+def key_identifier(public_key: bytes) -> bytes:
+    """SubjectKeyIdentifier of a SubjectPublicKeyInfo: 160 bits of SHA-256 of the key (RFC 7093 section 2 method 1)."""
+    start, stop = der.expect(public_key, 0, len(public_key), der.SEQUENCE, "SubjectPublicKeyInfo")
+    _, after = der.expect(public_key, start, stop, der.SEQUENCE, "algorithm")
+    inner, end = der.expect(public_key, after, stop, der.BIT_STRING, "subjectPublicKey")
+    return hashlib.sha256(public_key[inner + 1 : end]).digest()[:20]
+
+
+def _authority_key_identifier(wish: Wish) -> None:
+    """Ours comes from ca.py; what is asked for says nothing about the certificate's subject."""
+    wish.extensions.pop(OID_AKI, None)
+
+
+def _subject_key_identifier(wish: Wish) -> bytes:
+    identifier = der.encode_octets(key_identifier(wish.public_key))
+    asked = wish.extensions.pop(OID_SKI, None)
+    if asked is not None and asked.value != identifier:
+        wish.changes.append("subjectKeyIdentifier is the CA's own")
+    return encode_extension(OID_SKI, identifier)
+
+
+def _key_usage(wish: Wish) -> bytes | None:
+    can = KEY_CAN[wish.key_kind]
+    asked = wish.extensions.pop(OID_KEY_USAGE, None)
+    if asked is None:
+        return encode_key_usage(tuple(name for name in wish.rules.key_usage if name in can))
+    bits = _read_named_bits(asked.value)
+    names = {name for name, bit in KEY_USAGE_BITS.items() if bit in bits}
+    granted = tuple(name for name in KEY_USAGE_BITS if name in names & can & set(wish.rules.key_usage_allowed))
+    if not granted:
+        raise BadCertTemplate(
+            f"keyUsage: want some of {', '.join(wish.rules.key_usage_allowed)} that an {wish.key_kind} key can do, "
+            f"have {', '.join(sorted(names)) or 'nothing'}"
+        )
+    if left_out := sorted(names - set(granted)):
+        wish.changes.append(f"keyUsage without {', '.join(left_out)}")
+    return encode_key_usage(granted)
+
+
+@lru_cache(maxsize=256)
+def encode_key_usage(names: tuple[str, ...]) -> bytes | None:
+    """KeyUsage with these bits, critical; None without any."""
+    if not names:
+        return None
+    bits = der.encode_named_bits(*(KEY_USAGE_BITS[name] for name in names))
+    return encode_extension(OID_KEY_USAGE, bits, critical=True)
+
+
+def _read_named_bits(value: bytes) -> set[int]:
+    try:
+        der.check(value, 0, len(value))
+        start, stop = der.expect(value, 0, len(value), der.BIT_STRING, "keyUsage")
+        if stop != len(value) or stop - start > 3:
+            raise DerError("keyUsage: want a BIT STRING of at most 9 bits")
+    except DerError as fault:
+        raise BadCertTemplate(str(fault)) from None
+    octets = value[start + 1 : stop]
+    return {8 * i + j for i, octet in enumerate(octets) for j in range(8) if octet & 0x80 >> j}
+
+
+def _extended_key_usage(wish: Wish) -> bytes | None:
+    asked = wish.extensions.pop(OID_EKU, None)
+    if asked is None:
+        return encode_eku(wish.rules.extended_key_usage)
+    purposes = _read_eku(asked.value)
+    allowed = {EXTENDED_KEY_USAGES.get(name, name) for name in wish.rules.extended_key_usage_allowed}
+    granted = tuple(purpose for purpose in purposes if purpose in allowed)
+    left_out = [purpose for purpose in purposes if purpose not in allowed]
+    if not granted or (left_out and asked.critical):
+        raise BadCertTemplate(
+            f"extKeyUsage: want some of {', '.join(wish.rules.extended_key_usage_allowed) or 'nothing'}, "
+            f"have {', '.join(purposes)}"
+        )
+    if left_out:
+        wish.changes.append(f"extKeyUsage without {', '.join(left_out)}")
+    return encode_eku(granted)
+
+
+def _read_eku(value: bytes) -> list[str]:
+    try:
+        der.check(value, 0, len(value))
+        start, stop = der.expect(value, 0, len(value), der.SEQUENCE, "extKeyUsage")
+        items = der.children(value, start, stop, 32)
+        if stop != len(value) or not items or any(tag != der.OID for tag, *_ in items):
+            raise DerError("extKeyUsage: want a SEQUENCE of at least one OBJECT IDENTIFIER")
+    except DerError as fault:
+        raise BadCertTemplate(str(fault)) from None
+    return [der.dotted(value[inner:after]) for _, _, inner, after in items]
+
+
+@lru_cache(maxsize=256)
+def encode_eku(purposes: tuple[str, ...]) -> bytes | None:
+    """ExtKeyUsage with these purposes (names or dotted OIDs); None without any."""
+    if not purposes:
+        return None
+    oids = (der.encode_oid(EXTENDED_KEY_USAGES.get(purpose, purpose)) for purpose in purposes)
+    return encode_extension(OID_EKU, der.seq(*oids))
+
+
+def _basic_constraints(wish: Wish) -> bytes | None:
+    asked = wish.extensions.pop(OID_BASIC_CONSTRAINTS, None)
+    if asked is None:
+        return None
+    if asked.value != b"\x30\x00":
+        raise BadCertTemplate("basicConstraints: want cA FALSE or none; this profile is for end entities")
+    return encode_extension(OID_BASIC_CONSTRAINTS, asked.value, critical=asked.critical)
+
+
+def _subject_alt_name(wish: Wish) -> bytes | None:
+    asked = wish.extensions.pop(OID_SAN, None)
+    if asked is None:
+        if wish.rules.san_required:
+            raise BadCertTemplate("subjectAltName: the profile requires it, the request has none")
+        if wish.subject_is_empty:
+            raise BadCertTemplate("subject: empty, and no subjectAltName names the end entity (RFC 9483 section 4.1.1)")
+        return None
+    check_san(asked.value, wish.rules.san_allowed)
+    return encode_extension(OID_SAN, asked.value, critical=wish.subject_is_empty)
+
+
+def read_general_names(value: bytes) -> list[tuple[int, bytes]]:
+    """(tag, contents) of each name in the DER of GeneralNames. Raises DerError."""
+    der.check(value, 0, len(value))
+    start, stop = der.expect(value, 0, len(value), der.SEQUENCE, "subjectAltName")
+    items = der.children(value, start, stop, _MAX_SAN_NAMES)
+    if stop != len(value) or not items:
+        raise DerError("subjectAltName: want a SEQUENCE of at least one GeneralName")
+    return [(tag, value[inner:after]) for tag, _, inner, after in items]
+
+
+def check_san(value: bytes, allowed: tuple[str, ...]) -> None:
+    """Refuse (BadCertTemplate) GeneralNames of kinds that are not allowed, or with a value that is none of its kind."""
+    try:
+        names = read_general_names(value)
+        for tag, contents in names:
+            kind, is_good = _SAN_KINDS.get(tag, ("", None))
+            if is_good is None or kind not in allowed:
+                raise DerError(f"subjectAltName: want {', '.join(allowed) or 'none'}; have {kind or f'tag {tag:02X}'}")
+            if not is_good(contents):
+                raise DerError(f"subjectAltName: not a valid {kind} name")
+    except DerError as fault:
+        raise BadCertTemplate(str(fault)) from None
+
+
+def _is_ascii(contents: bytes) -> str:
+    text = contents.decode("ascii", "replace")
+    return text if text.isascii() and text.isprintable() and " " not in text else ""
+
+
+def _is_dns(contents: bytes) -> bool:
+    text = _is_ascii(contents)
+    labels = text.removeprefix("*.").split(".")
+    return 0 < len(text) <= 253 and all(_LABEL.match(label) for label in labels)
+
+
+def _is_ip(contents: bytes) -> bool:
+    return len(contents) in (4, 16) and bool(ipaddress.ip_address(contents))
+
+
+def _is_email(contents: bytes) -> bool:
+    local, _, domain = _is_ascii(contents).rpartition("@")
+    return 0 < len(local) <= 64 and _is_dns(domain.encode()) and not domain.startswith("*")
+
+
+def _is_uri(contents: bytes) -> bool:
+    scheme, colon, rest = _is_ascii(contents).partition(":")
+    return bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme)) and bool(colon) and bool(rest)
+
+
+def _is_directory_name(contents: bytes) -> bool:
+    return bool(read_name(contents))
+
+
+_SAN_KINDS: Final[dict[int, tuple[str, Callable[[bytes], bool]]]] = {
+    0x81: ("email", _is_email),
+    0x82: ("dns", _is_dns),
+    0x86: ("uri", _is_uri),
+    0x87: ("ip", _is_ip),
+    0xA4: ("dn", _is_directory_name),
+}
+
+BUILDERS: Final[dict[str, Callable[[Wish], bytes | None]]] = {
+    "authorityKeyIdentifier": _authority_key_identifier,
+    "subjectKeyIdentifier": _subject_key_identifier,
+    "keyUsage": _key_usage,
+    "extKeyUsage": _extended_key_usage,
+    "basicConstraints": _basic_constraints,
+    "subjectAltName": _subject_alt_name,
+}
+
+
+def build_extensions(wish: Wish) -> bytes:
+    """All extensions of the certificate, one after the other; raises BadCertTemplate."""
+    made = b"".join(extension for build in BUILDERS.values() if (extension := build(wish)))
+    for oid, asked in wish.extensions.items():
+        if asked.critical:
+            raise BadCertTemplate(f"extension {der.dotted(oid)}: critical, and not known to this CA")
+        wish.changes.append(f"without extension {der.dotted(oid)}")
+    return made

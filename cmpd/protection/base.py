@@ -1,0 +1,135 @@
+"""The promises of PKIProtection (RFC 9810 section 5.1.3): algorithms, credentials, and what protects an answer.
+
+An algorithm is one row of SCHEMES (protection/schemes.py), by the contents octets of its OID: a MacScheme or a
+SignatureScheme. Both parse the whole AlgorithmIdentifier first and refuse what is out of bounds before anything is
+derived or computed. Credentials say which secret or key belongs to whom; they are looked up by credentials.py.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+from cmpd.message import Envelope
+from cmpd.records import Entity, Requester
+
+Offload = Callable[[Callable[[], bytes]], Awaitable[bytes]]
+"""Runs a key derivation that takes long off the loop; bounds how many run at once, the others wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectionPolicy:
+    """What is accepted. `min_iterations` (RFC 9045: 100) holds for PBM and PBKDF2, `max_iterations` for PBM alone.
+
+    PBKDF2 counts once for each block of key that it makes. Salts may be empty; `max_salt` is in octets.
+    """
+
+    allow_sha1_mac: bool = True
+    min_iterations: int = 100
+    max_iterations: int = 100_000
+    max_pbkdf2_iterations: int = 1_000_000
+    max_salt: int = 128
+    inline_iterations: int = 5_000  # more than these are derived on a thread, so that the loop goes on
+
+
+class Mac(Protocol):
+    """A MAC algorithm with the parameters of one message."""
+
+    @property
+    def algorithm(self) -> bytes:
+        """DER of the AlgorithmIdentifier."""
+
+    @property
+    def iterations(self) -> int:
+        """What deriving the key costs, in hash or PRF iterations; 0 when the secret is the key."""
+
+    @property
+    def uses_sha1(self) -> bool:
+        """Whether SHA-1 is used anywhere in it."""
+
+    def derive(self, secret: bytes) -> bytes:
+        """The MAC key for this secret."""
+
+    def compute(self, key: bytes, octets: bytes) -> bytes:
+        """The MAC over `octets`."""
+
+
+class MacScheme(Protocol):
+    """A family of MAC algorithms, one OID."""
+
+    def parse(self, algorithm: bytes, policy: ProtectionPolicy) -> Mac:
+        """Read an AlgorithmIdentifier; BadAlg or BadDataFormat if it cannot or may not be used."""
+
+
+class SignatureScheme(Protocol):
+    """A signature algorithm, one OID."""
+
+    def check(self, algorithm: bytes, key: PublicKeyTypes) -> None:
+        """BadAlg or BadDataFormat if the parameters are not understood or the algorithm does not fit this key."""
+
+    def verify(self, algorithm: bytes, key: PublicKeyTypes, signature: bytes, octets: bytes) -> bool:
+        """Whether the signature is good; `check` has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecretCredential:
+    """A registered shared secret."""
+
+    entity: Entity
+    secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SenderCredential:
+    """A protection certificate with a valid path to a trust anchor at the time it was asked for, and its entity.
+
+    `subject`: DER of the Name. `key_identifier`: value of SubjectKeyIdentifier, None if the extension is absent.
+    `may_sign`: keyUsage is absent or has digitalSignature. `serial`: contents octets if this CA issued it, else None.
+    """
+
+    certificate: bytes = field(repr=False)
+    fingerprint: str  # SHA-256 in hex
+    key: PublicKeyTypes
+    subject: bytes
+    key_identifier: bytes | None
+    may_sign: bool
+    entity: Entity
+    serial: bytes | None
+
+
+class Credentials(Protocol):
+    """Finds who a message may come from. Entities that are disabled or expired are not found."""
+
+    async def secret(self, reference: bytes) -> SecretCredential | None:
+        """The shared secret registered under this reference value (octets of senderKID or of the commonName)."""
+
+    async def sender(self, certificate: bytes, others: tuple[bytes, ...]) -> SenderCredential:
+        """The entity behind a protection certificate (DER). `others`: further certificates to build the path from.
+
+        SignerNotTrusted if there is no valid path, or it is expired, revoked or suspended, or nobody is registered
+        with it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Protector:
+    """What protects an answer. `sender`: DER of the GeneralName for the header. `extra_certs`: DER each.
+
+    `compute` gives the octets of PKIProtection (a MAC or a signature) over the DER of ProtectedPart.
+    """
+
+    algorithm: bytes
+    sender: bytes
+    sender_kid: bytes | None
+    extra_certs: tuple[bytes, ...] = field(repr=False)
+    compute: Callable[[bytes], Awaitable[bytes]] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRequest:
+    """A request whose protection was verified; only protection.verify makes one."""
+
+    envelope: Envelope
+    requester: Requester
+    protector: Protector

@@ -1,0 +1,29 @@
+"""Hashes that the peer names: certHash in certConf (RFC 9810 section 5.3.18)."""
+
+import hashlib
+from typing import Final
+
+from cmpd.asn1 import algorithms, der, oids
+
+_HASH_ALG: Final[dict[bytes, str]] = {oids.SHA256: "sha256", oids.SHA384: "sha384", oids.SHA512: "sha512"}
+
+
+def certificate_hash(certificate: bytes) -> bytes | None:
+    """The certHash of a certificate (DER) by its own signature algorithm; None if that defines no hash."""
+    try:
+        start, stop = der.expect(certificate, 0, len(certificate), der.SEQUENCE, "Certificate")
+        _, start = der.expect(certificate, start, stop, der.SEQUENCE, "tbsCertificate")
+        end = algorithms.read_algorithm(certificate, start, stop, "signatureAlgorithm")[2]
+    except der.DerError:
+        return None
+    name = algorithms.certificate_hash_name(certificate[start:end])
+    return None if name is None else algorithms.certificate_hash(name, certificate)
+
+
+def hash_by_algorithm(algorithm: bytes, octets: bytes) -> bytes | None:
+    """The hash over `octets` that CertStatus.hashAlg (DER) names; None unless it is SHA-256, SHA-384 or SHA-512."""
+    try:
+        name, end = algorithms.read_named(algorithm, 0, len(algorithm), _HASH_ALG, "hashAlg")
+    except (der.DerError, algorithms.AlgorithmError):
+        return None
+    return hashlib.new(name, octets).digest() if end == len(algorithm) else None

@@ -1,0 +1,152 @@
+"""Verifying PKIProtection (RFC 9810 section 5.1.3, RFC 9483 section 3.5), and what protects the answer.
+
+A MAC is answered with a MAC of the same parameters, so that the key is derived once for a pair of messages; a signature
+is answered with the CA's signature. When `verify` raises, the answer must be signed: a MAC over it for somebody who did
+not show the secret would let him guess the secret offline, at his leisure, from one answer (RFC 9810 section 5.3.21
+has errors signed too). That is why only `verify` makes a Protector with a MAC, and only after the MAC was right.
+
+Everything that the AlgorithmIdentifier says is checked before a secret or certificate is looked up. Nothing tells an
+unknown reference value from a wrong MAC: the text is the same, and a key is derived for nobody too.
+"""
+
+import hmac
+import logging
+from functools import lru_cache
+from typing import Final
+
+from cmpd.asn1 import der, names
+from cmpd.errors import BadDataFormat, BadMessageCheck
+from cmpd.message import Envelope, Header
+from cmpd.protection.base import (
+    Credentials,
+    Mac,
+    Offload,
+    ProtectionPolicy,
+    Protector,
+    SecretCredential,
+    VerifiedRequest,
+)
+from cmpd.protection.candidates import find_sender
+from cmpd.protection.schemes import mac_scheme, signature_scheme
+from cmpd.records import Requester
+
+_log = logging.getLogger("cmpd.protection")
+
+_NOBODY: Final = bytes(16)
+"""The secret that a key is derived from when there is none; what comes of it never counts."""
+
+_WRONG_MAC: Final = "protection: the MAC does not verify with a secret registered for senderKID or sender"
+
+
+async def verify(
+    envelope: Envelope,
+    credentials: Credentials,
+    policy: ProtectionPolicy,
+    signer: Protector,
+    *,
+    known_sender: bytes | None = None,
+    offload: Offload | None = None,
+) -> VerifiedRequest:
+    """Verify the protection of a request and say who made it.
+
+    `signer` protects answers to signed requests. `known_sender` is the protection certificate (DER) of the first
+    request of the transaction, for a message that omits it. `offload` runs derivations of more than
+    `policy.inline_iterations`; None = inline.
+
+    BadDataFormat: malformed algorithm or sender. BadAlg: algorithm unknown or refused, or unfit for the key.
+    BadMessageCheck: no protection, or it does not verify, or sender or senderKID do not fit. SignerNotTrusted: no
+    protection certificate with a valid path.
+    """
+    algorithm, protection = envelope.header.protection_alg, envelope.protection
+    if algorithm is None or protection is None:
+        if algorithm is not None or protection is not None:
+            raise BadDataFormat("PKIMessage: want protectionAlg and protection, have only one of them")
+        raise BadMessageCheck("unprotected message: want protection by MAC or signature, have none")
+    scheme = mac_scheme(algorithm)
+    if scheme is None:
+        return await _verify_signature(envelope, algorithm, protection, credentials, signer, known_sender)
+    mac = scheme.parse(algorithm, policy)
+    found, reference = await _find_secret(envelope.header, credentials)
+    secret = _NOBODY if found is None else found.secret
+    if offload is None or mac.iterations <= policy.inline_iterations:
+        key = mac.derive(secret)
+    else:
+        key = await offload(lambda: mac.derive(secret))
+    good = hmac.compare_digest(mac.compute(key, envelope.protected), protection)
+    if found is None or not good:
+        fault = "no secret is registered for it" if found is None else "the MAC is wrong"
+        raise BadMessageCheck(_WRONG_MAC, detail=f"reference {_shown(reference)}: {fault}")
+    if mac.uses_sha1:
+        _tell_of_sha1(found.entity.reference)
+    return _with_mac(envelope, found, mac, key, signer)
+
+
+# --- MACs -------------------------------------------------------------------------------------------------------------
+
+
+async def _find_secret(header: Header, credentials: Credentials) -> tuple[SecretCredential | None, bytes | None]:
+    """The secret by senderKID, else by the only commonName of sender, and the reference value tried last.
+
+    Clients differ: RFC 9483 section 3.1 has the reference value in both, OpenSSL has the wished subject in sender, and
+    others have no senderKID.
+    """
+    reference = header.sender_kid
+    if reference is not None:
+        found = await credentials.secret(reference)
+        if found is not None:
+            return found, reference
+    try:
+        name = names.directory_name(header.sender)
+        common = [] if name is None else names.attribute_texts(names.read_name(name), names.COMMON_NAME)
+    except der.DerError:  # no error of its own: that would tell whether senderKID is registered
+        common = []
+    if len(common) != 1:
+        return None, reference
+    by_name = common[0].encode()
+    return await credentials.secret(by_name), by_name if reference is None else reference
+
+
+def _with_mac(envelope: Envelope, found: SecretCredential, mac: Mac, key: bytes, signer: Protector) -> VerifiedRequest:
+    async def compute(octets: bytes) -> bytes:
+        return mac.compute(key, octets)
+
+    reference = found.entity.reference
+    # RFC 9483 section 4.1.5: no certificates for the protection; sender is the CA (RFC 9810 appendix C.4).
+    protector = Protector(mac.algorithm, signer.sender, reference.encode(), (), compute)
+    return VerifiedRequest(envelope, Requester(f"secret:{reference}", found.entity), protector)
+
+
+@lru_cache(maxsize=4096)
+def _tell_of_sha1(reference: str) -> None:
+    """Log it; the cache keeps it to once for each reference (while it stays among the last 4096)."""
+    _log.warning("entity %r protects its messages with a MAC made of SHA-1; the policy can refuse that", reference)
+
+
+def _shown(reference: bytes | None) -> str:
+    return "absent" if reference is None else ascii(reference[:64].decode(errors="backslashreplace"))
+
+
+# --- signatures -------------------------------------------------------------------------------------------------------
+
+
+async def _verify_signature(
+    envelope: Envelope,
+    algorithm: bytes,
+    protection: bytes,
+    credentials: Credentials,
+    signer: Protector,
+    known_sender: bytes | None,
+) -> VerifiedRequest:
+    scheme = signature_scheme(algorithm, "protectionAlg")
+    found = await find_sender(envelope, credentials, known_sender)
+    # RFC 9483 section 3.5 gives badAlg, badMessageCheck and signerNotTrusted for the protection certificate as a whole.
+    # The certificate here has a good path and an entity, so it is trusted; it is the check that it may not be used for.
+    if not found.may_sign:
+        raise BadMessageCheck("protection certificate: want digitalSignature in keyUsage, have others")
+    scheme.check(algorithm, found.key)
+    if not scheme.verify(algorithm, found.key, protection, envelope.protected):
+        raise BadMessageCheck("protection: the signature does not verify with the protection certificate")
+    requester = Requester(
+        f"certificate:{found.fingerprint}", found.entity, found.certificate, found.subject, found.serial
+    )
+    return VerifiedRequest(envelope, requester, signer)

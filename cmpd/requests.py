@@ -1,0 +1,419 @@
+"""The bodies that arrive all day, read by position: CertReqMessages, PKCS #10 and CertConfirmContent.
+
+message.decode has checked every octet to be DER; here the values get their meaning. What policy needs is decoded
+(names, key, extensions as slices of the received octets); `structure` gives the same value as a lazy asn1crypto one for
+whoever needs a field that is not here. RFC 4211 has IMPLICIT tags, so a tagged Name or Time (a CHOICE) is explicit.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+from asn1crypto.csr import CertificationRequest
+
+from cmpd.asn1 import der
+from cmpd.asn1.crmf import CertReqMsg
+from cmpd.asn1.der import DerError
+from cmpd.errors import BadDataFormat
+
+P10CR_ID: Final = -1
+"""certReqId that stands for the request of a p10cr (RFC 9810 section 5.3.4)."""
+
+ID_REG_CTRL_REG_TOKEN: Final = der.encode_oid("1.3.6.1.5.5.7.5.1.1")[2:]
+ID_REG_CTRL_AUTHENTICATOR: Final = der.encode_oid("1.3.6.1.5.5.7.5.1.2")[2:]
+ID_REG_CTRL_OLD_CERT_ID: Final = der.encode_oid("1.3.6.1.5.5.7.5.1.5")[2:]
+
+_ID_EXTENSION_REQUEST = der.encode_oid("1.2.840.113549.1.9.14")[2:]
+_MAX_EXTENSIONS = 64
+_MAX_CONTROLS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """One X.509 extension: `oid` is the contents octets, `value` what is inside extnValue's OCTET STRING."""
+
+    oid: bytes
+    critical: bool
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """CertTemplate (RFC 4211 section 5), or what a PKCS #10 says of the same. Absent fields are None.
+
+    `issuer` and `subject` are DER of a Name, `public_key` DER of a SubjectPublicKeyInfo, times Unix seconds.
+    `forbidden` names the fields present that a certification request must omit (serialNumber, signingAlg ...).
+    """
+
+    version: int | None = None
+    issuer: bytes | None = None
+    not_before: int | None = None
+    not_after: int | None = None
+    subject: bytes | None = None
+    public_key: bytes | None = None
+    extensions: tuple[Extension, ...] = ()
+    forbidden: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SignaturePop:
+    """Proof-of-possession by signature (RFC 4211 section 4.1): what was signed, how, and the signature.
+
+    `input_key`: the SubjectPublicKeyInfo inside poposkInput, None without it. `input_sender`: its sender (GeneralName),
+    None when it has a publicKeyMAC instead (`has_key_mac`).
+    """
+
+    signed: bytes = field(repr=False)
+    algorithm: bytes
+    signature: bytes = field(repr=False)
+    input_key: bytes | None = None
+    input_sender: bytes | None = None
+    has_key_mac: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OtherPop:
+    """raVerified, keyEncipherment or keyAgreement: the name of the choice."""
+
+    choice: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertRequest:
+    """One certificate that is asked for, by a CertReqMsg or a PKCS #10."""
+
+    cert_req_id: int
+    template: Template
+    pop: SignaturePop | OtherPop | None
+    controls: dict[bytes, bytes]  # contents octets of the type -> DER of the value
+    der: bytes = field(repr=False)  # of the CertReqMsg or the CertificationRequest
+
+    @classmethod
+    def unreadable(cls, cert_req_id: int) -> "CertRequest":
+        """Stands for a request that could not be read, so that its rejection has a certReqId."""
+        return cls(cert_req_id, Template(), None, {}, b"")
+
+    @property
+    def structure(self) -> Any:
+        """The CertReqMsg or CertificationRequest as an asn1crypto value, lazy."""
+        return (CertificationRequest if self.cert_req_id == P10CR_ID else CertReqMsg).load(self.der)
+
+
+@dataclass(frozen=True, slots=True)
+class CertStatus:
+    """One CertStatus of a certConf (RFC 9810 section 5.3.18). `hash_alg`: DER of the AlgorithmIdentifier or None."""
+
+    cert_hash: bytes
+    cert_req_id: int
+    accepted: bool
+    text: str
+    hash_alg: bytes | None
+
+
+def _refuse(noun: str, fault: DerError) -> NoReturn:
+    raise BadDataFormat(f"{noun}: {fault}") from None
+
+
+# --- CertReqMessages (ir, cr, kur) ---------------------------------------------------------------------------------
+
+
+def read_cert_req_messages(body: bytes, limit: int) -> tuple[CertRequest, ...]:
+    """The requests of an ir, cr or kur, at most `limit`. Raises BadDataFormat."""
+    try:
+        start, stop = der.expect(body, 0, len(body), der.SEQUENCE, "CertReqMessages")
+        items = der.children(body, start, stop, limit)
+        if not items:
+            raise DerError("want at least one CertReqMsg")
+        requests = tuple(_read_cert_req_msg(body, pos, after) for _, pos, _, after in items)
+    except DerError as fault:
+        _refuse("CertReqMessages", fault)
+    ids = [request.cert_req_id for request in requests]
+    if len(set(ids)) != len(ids):
+        raise BadDataFormat("CertReqMessages: certReqId is not unique in the message")
+    return requests
+
+
+def _read_cert_req_msg(data: bytes, pos: int, end: int) -> CertRequest:
+    start, stop = der.expect(data, pos, end, der.SEQUENCE, "CertReqMsg")
+    request_start, request_stop = der.expect(data, start, stop, der.SEQUENCE, "certReq")
+    signed = data[start:request_stop]
+    id_start, id_stop = der.expect(data, request_start, request_stop, der.INTEGER, "certReqId")
+    cert_req_id = der.integer(data, id_start, id_stop, "certReqId")
+    template_start, template_stop = der.expect(data, id_stop, request_stop, der.SEQUENCE, "certTemplate")
+    template = _read_template(data, template_start, template_stop)
+    controls: dict[bytes, bytes] = {}
+    if template_stop < request_stop:
+        controls = _read_controls(data, template_stop, request_stop)
+    pop = None
+    after = request_stop
+    if after < stop and data[after] != der.SEQUENCE:
+        pop, after = _read_pop(data, after, stop, signed)
+    if after < stop:  # regInfo: known to be DER, of no use to us
+        after = der.expect(data, after, stop, der.SEQUENCE, "regInfo")[1]
+    if after != stop:
+        raise DerError("CertReqMsg: values after regInfo")
+    return CertRequest(cert_req_id, template, pop, controls, data[pos:end])
+
+
+_FORBIDDEN_FIELDS: Final = {0x81: "serialNumber", 0xA2: "signingAlg", 0x87: "issuerUID", 0x88: "subjectUID"}
+
+
+def _read_template(data: bytes, pos: int, end: int) -> Template:
+    fields: dict[str, Any] = {}
+    forbidden = []
+    before = -1
+    for tag, at, start, stop in der.children(data, pos, end, 10):
+        number = tag & 0x1F
+        if number <= before or number > 9 or tag & 0xC0 != 0x80:
+            raise DerError(f"certTemplate: tag {tag:02X} is unknown or out of order")
+        before = number
+        if tag in _FORBIDDEN_FIELDS:
+            forbidden.append(_FORBIDDEN_FIELDS[tag])
+        elif tag == 0x80:
+            fields["version"] = der.integer(data, start, stop, "version")
+        elif tag in (0xA3, 0xA5):
+            name = "issuer" if tag == 0xA3 else "subject"
+            if der.expect(data, start, stop, der.SEQUENCE, name)[1] != stop:
+                raise DerError(f"{name}: more than one Name")
+            fields[name] = data[start:stop]
+        elif tag == 0xA4:
+            fields |= _read_validity(data, start, stop)
+        elif tag == 0xA6:
+            fields["public_key"] = _read_key(data, start, stop)
+        elif tag == 0xA9:
+            fields["extensions"] = read_extensions(data, start, stop)
+        else:
+            raise DerError(f"certTemplate: tag {tag:02X} at offset {at} is not of a known form")
+    return Template(**fields, forbidden=tuple(forbidden))
+
+
+def _read_validity(data: bytes, pos: int, end: int) -> dict[str, int]:
+    found = {}
+    for tag, _, start, stop in der.children(data, pos, end, 2):
+        name = {0xA0: "not_before", 0xA1: "not_after"}.get(tag)
+        if name is None or name in found:
+            raise DerError("validity: want notBefore [0] and notAfter [1]")
+        found[name] = read_time(data, start, stop, "validity")
+    return found
+
+
+def read_time(data: bytes, pos: int, end: int, noun: str) -> int:
+    """A Time (UTCTime or GeneralizedTime) that fills [pos, end), as Unix seconds. Raises DerError."""
+    tag, start, stop = der.header(data, pos, end)
+    if stop != end or tag not in (der.UTC_TIME, der.GENERALIZED_TIME):
+        raise DerError(f"{noun}: want one Time")
+    return (der.utc_time if tag == der.UTC_TIME else der.generalized_time)(data, start, stop, noun)
+
+
+def _read_key(data: bytes, start: int, stop: int) -> bytes:
+    """A SubjectPublicKeyInfo from its contents. Its key may be empty: then the CA is asked to generate one."""
+    _, algorithm_stop = der.expect(data, start, stop, der.SEQUENCE, "publicKey.algorithm")
+    _, key_stop = der.expect(data, algorithm_stop, stop, der.BIT_STRING, "publicKey.subjectPublicKey")
+    if key_stop != stop:
+        raise DerError("publicKey: values after subjectPublicKey")
+    return der.tlv(der.SEQUENCE, data[start:stop])
+
+
+def read_extensions(data: bytes, pos: int, end: int) -> tuple[Extension, ...]:
+    """The Extension values that fill [pos, end). Raises DerError."""
+    found = []
+    for tag, _, start, stop in der.children(data, pos, end, _MAX_EXTENSIONS):
+        if tag != der.SEQUENCE:
+            raise DerError("extensions: want Extension")
+        oid_start, at = der.expect(data, start, stop, der.OID, "extnID")
+        oid = data[oid_start:at]
+        critical = False
+        if at < stop and data[at] == der.BOOLEAN:
+            _, inner, at = der.header(data, at, stop)
+            critical = der.boolean(data, inner, at, "critical")
+        value_start, value_stop = der.expect(data, at, stop, der.OCTET_STRING, "extnValue")
+        if value_stop != stop:
+            raise DerError("extensions: values after extnValue")
+        found.append(Extension(oid, critical, data[value_start:value_stop]))
+    if len({extension.oid for extension in found}) != len(found):
+        raise DerError("extensions: the same extnID twice")
+    return tuple(found)
+
+
+def _read_controls(data: bytes, pos: int, end: int) -> dict[bytes, bytes]:
+    start, stop = der.expect(data, pos, end, der.SEQUENCE, "controls")
+    if stop != end:
+        raise DerError("certReq: values after controls")
+    found: dict[bytes, bytes] = {}
+    for tag, _, inner, after in der.children(data, start, stop, _MAX_CONTROLS):
+        if tag != der.SEQUENCE:
+            raise DerError("controls: want AttributeTypeAndValue")
+        oid_start, oid_stop = der.expect(data, inner, after, der.OID, "controls")
+        if der.header(data, oid_stop, after)[2] != after:
+            raise DerError("controls: want one value")
+        if data[oid_start:oid_stop] in found:
+            raise DerError("controls: the same type twice")
+        found[data[oid_start:oid_stop]] = data[oid_stop:after]
+    return found
+
+
+def read_cert_id(value: bytes) -> tuple[bytes, bytes]:
+    """(issuer as DER of a Name, serialNumber's contents octets) of a CertId (RFC 4211 section 6.5).
+
+    Raises BadDataFormat; an issuer that is no directoryName gives empty octets, which no issuer of ours equals.
+    """
+    try:
+        start, stop = der.expect(value, 0, len(value), der.SEQUENCE, "CertId")
+        tag, inner, at = der.header(value, start, stop)
+        serial_start, serial_stop = der.expect(value, at, stop, der.INTEGER, "serialNumber")
+        if stop != len(value) or serial_stop != stop:
+            raise DerError("values after serialNumber")
+        return value[inner:at] if tag == 0xA4 else b"", value[serial_start:serial_stop]
+    except DerError as fault:
+        _refuse("oldCertId", fault)
+
+
+def _read_pop(data: bytes, pos: int, end: int, signed: bytes) -> tuple[SignaturePop | OtherPop, int]:
+    tag, start, stop = der.header(data, pos, end)
+    if tag == 0x80:
+        if start != stop:
+            raise DerError("popo: raVerified is not NULL")
+        return OtherPop("raVerified"), stop
+    if tag in (0xA2, 0xA3):
+        return OtherPop("keyEncipherment" if tag == 0xA2 else "keyAgreement"), stop
+    if tag != 0xA1:
+        raise DerError(f"popo: want a tag from 80 to A3, have {tag:02X}")
+    input_key = input_sender = None
+    has_key_mac = False
+    if start < stop and data[start] == 0xA0:
+        _, inner, after = der.header(data, start, stop)
+        signed = der.tlv(der.SEQUENCE, data[inner:after])  # signed with its universal tag
+        input_key, input_sender, has_key_mac = _read_pop_input(data, inner, after)
+        start = after
+    _, algorithm_stop = der.expect(data, start, stop, der.SEQUENCE, "popo.algorithmIdentifier")
+    inner, after = der.expect(data, algorithm_stop, stop, der.BIT_STRING, "popo.signature")
+    if after != stop:
+        raise DerError("popo: values after signature")
+    signature = der.octet_aligned(data, inner, after, "popo.signature")
+    return SignaturePop(signed, data[start:algorithm_stop], signature, input_key, input_sender, has_key_mac), stop
+
+
+def _read_pop_input(data: bytes, pos: int, end: int) -> tuple[bytes, bytes | None, bool]:
+    """PoposkInput's (publicKey, sender or None, whether it has publicKeyMAC)."""
+    tag, start, stop = der.header(data, pos, end)
+    if tag not in (0xA0, der.SEQUENCE):
+        raise DerError("poposkInput: want sender [0] or publicKeyMAC")
+    key_start, key_stop = der.expect(data, stop, end, der.SEQUENCE, "poposkInput.publicKey")
+    if key_stop != end:
+        raise DerError("poposkInput: values after publicKey")
+    key = _read_key(data, key_start, key_stop)
+    return (key, data[start:stop], False) if tag == 0xA0 else (key, None, True)
+
+
+# --- CertificationRequest (p10cr) ----------------------------------------------------------------------------------
+
+
+def read_p10cr(body: bytes) -> CertRequest:
+    """The request of a p10cr (RFC 2986). Raises BadDataFormat."""
+    try:
+        return _read_p10cr(body)
+    except DerError as fault:
+        _refuse("CertificationRequest", fault)
+
+
+def _read_p10cr(data: bytes) -> CertRequest:
+    start, end = der.expect(data, 0, len(data), der.SEQUENCE, "CertificationRequest")
+    info_start, info_stop = der.expect(data, start, end, der.SEQUENCE, "certificationRequestInfo")
+    at, after = der.expect(data, info_start, info_stop, der.INTEGER, "version")
+    if der.integer(data, at, after, "version") != 0:
+        raise DerError("version: want 0")
+    subject_stop = der.expect(data, after, info_stop, der.SEQUENCE, "subject")[1]
+    subject = data[after:subject_stop]
+    key_start, key_stop = der.expect(data, subject_stop, info_stop, der.SEQUENCE, "subjectPKInfo")
+    tag, attributes_start, attributes_stop = der.header(data, key_stop, info_stop)
+    if tag != 0xA0 or attributes_stop != info_stop:
+        raise DerError("attributes: want [0] and nothing after it")
+    _, algorithm_stop = der.expect(data, info_stop, end, der.SEQUENCE, "signatureAlgorithm")
+    bits_start, bits_stop = der.expect(data, algorithm_stop, end, der.BIT_STRING, "signature")
+    if bits_stop != end:
+        raise DerError("values after signature")
+    template = Template(
+        subject=subject,
+        public_key=_read_key(data, key_start, key_stop),
+        extensions=_read_attributes(data, attributes_start, attributes_stop),
+    )
+    pop = SignaturePop(
+        signed=data[start:info_stop],
+        algorithm=data[info_stop:algorithm_stop],
+        signature=der.octet_aligned(data, bits_start, bits_stop, "signature"),
+    )
+    return CertRequest(P10CR_ID, template, pop, {}, data)
+
+
+def _read_attributes(data: bytes, pos: int, end: int) -> tuple[Extension, ...]:
+    """The extensions of the extensionRequest attribute; other attributes are of no use to us."""
+    extensions: tuple[Extension, ...] = ()
+    seen = set()
+    for tag, _, start, stop in der.children(data, pos, end, _MAX_CONTROLS):
+        if tag != der.SEQUENCE:
+            raise DerError("attributes: want Attribute")
+        oid_start, oid_stop = der.expect(data, start, stop, der.OID, "attribute type")
+        set_start, set_stop = der.expect(data, oid_stop, stop, der.SET, "attribute values")
+        oid = data[oid_start:oid_stop]
+        if set_stop != stop or oid in seen:
+            raise DerError("attributes: the same type twice, or values after its SET")
+        seen.add(oid)
+        if oid == _ID_EXTENSION_REQUEST:
+            inner, after = der.expect(data, set_start, set_stop, der.SEQUENCE, "extensionRequest")
+            if after != set_stop:
+                raise DerError("extensionRequest: want one value")
+            extensions = read_extensions(data, inner, after)
+    return extensions
+
+
+# --- CertConfirmContent (certConf) ---------------------------------------------------------------------------------
+
+
+def read_cert_conf(body: bytes, limit: int) -> tuple[CertStatus, ...]:
+    """The CertStatus values of a certConf, at most `limit`, perhaps none. Raises BadDataFormat."""
+    try:
+        start, stop = der.expect(body, 0, len(body), der.SEQUENCE, "CertConfirmContent")
+        return tuple(_read_cert_status(body, pos, after) for _, pos, _, after in der.children(body, start, stop, limit))
+    except DerError as fault:
+        _refuse("CertConfirmContent", fault)
+
+
+def _read_cert_status(data: bytes, pos: int, end: int) -> CertStatus:
+    start, stop = der.expect(data, pos, end, der.SEQUENCE, "CertStatus")
+    hash_start, at = der.expect(data, start, stop, der.OCTET_STRING, "certHash")
+    cert_hash = data[hash_start:at]
+    id_start, at = der.expect(data, at, stop, der.INTEGER, "certReqId") if at < stop else (at, at)
+    cert_req_id = der.integer(data, id_start, at, "certReqId")
+    accepted, text = True, ""
+    if at < stop and data[at] == der.SEQUENCE:
+        _, inner, after = der.header(data, at, stop)
+        status, text = read_status_info(data, inner, after)
+        if status not in (0, 1, 2):
+            raise DerError(f"statusInfo.status: want accepted(0) or rejection(2), have {status}")
+        accepted, at = status != 2, after
+    hash_alg = None
+    if at < stop and data[at] == 0xA0:
+        _, inner, after = der.header(data, at, stop)
+        if der.expect(data, inner, after, der.SEQUENCE, "hashAlg")[1] != after:
+            raise DerError("hashAlg: more than one value")
+        hash_alg, at = data[inner:after], after
+    if at != stop:
+        raise DerError("CertStatus: values after hashAlg")
+    return CertStatus(cert_hash, cert_req_id, accepted, text, hash_alg)
+
+
+def read_status_info(data: bytes, pos: int, end: int) -> tuple[int, str]:
+    """(status, statusString's first text) of the PKIStatusInfo with contents [pos, end). Raises DerError."""
+    start, at = der.expect(data, pos, end, der.INTEGER, "status")
+    status = der.integer(data, start, at, "status")
+    text = ""
+    if at < end and data[at] == der.SEQUENCE:
+        _, inner, at = der.header(data, at, end)
+        texts = der.children(data, inner, at)
+        if not texts or any(tag != der.UTF8_STRING for tag, *_ in texts):
+            raise DerError("statusString: want a SEQUENCE of at least one UTF8String")
+        text = data[texts[0][2] : texts[0][3]].decode()
+    if at < end:
+        at = der.expect(data, at, end, der.BIT_STRING, "failInfo")[1]
+    if at != end:
+        raise DerError("PKIStatusInfo: values after failInfo")
+    return status, text

@@ -1,0 +1,339 @@
+"""DER in, DER out: the spine, and the only place where an error becomes an answer.
+
+decode -> verify -> header checks -> handler -> protect -> make durable -> answer. Until a request's protection is
+verified nothing that it says changes anything, and its answer is signed with the CMP key; afterwards the answer is
+protected in the kind of the request. A MAC is never computed for somebody who has not shown the secret.
+
+One transaction is worked on by one request at a time (`_Gate`); the claim of a new transactionID is an insert that
+fails if it is taken, so a new request costs no look-up. An answer that could not be made durable is kept and written
+later (`retry_unfinished`), and is not sent before.
+"""
+
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from cmpd import audit, protection
+from cmpd.asn1.der import SEQUENCE, tlv
+from cmpd.errors import (
+    BadRequest,
+    BadTime,
+    CmpError,
+    StaleRead,
+    StoreConflict,
+    StoreError,
+    SystemFailure,
+    SystemUnavail,
+    TransactionIdInUse,
+    UnsupportedVersion,
+)
+from cmpd.handlers import ANNOUNCEMENTS, HANDLERS
+from cmpd.handlers.base import Context, Reply, Service
+from cmpd.message import (
+    HIGHEST_PVNO,
+    LOWEST_PVNO,
+    NULL_DN,
+    Envelope,
+    Header,
+    ReplyHeader,
+    Undecodable,
+    decode,
+    encode_message,
+    encode_protected_part,
+)
+from cmpd.protection.base import Credentials, Offload, ProtectionPolicy, Protector, VerifiedRequest
+from cmpd.records import AddResponse, Change, TransactionRecord
+from cmpd.replies import error_body, pkiconf_body
+from cmpd.transaction import CONTINUES, check_header
+
+_log = logging.getLogger("cmpd.responder")
+
+_TRIES: Final = 3
+"""How often a request is decided anew because the records it rests on were changed meanwhile."""
+
+_MAX_UNFINISHED: Final = 10_000
+
+
+class Event(Protocol):
+    """What the responder needs of an event loop's event."""
+
+    def set(self) -> None:
+        """Wake those who wait."""
+
+    async def wait(self) -> object:
+        """Return when it is set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The responder's own switches. `message_time_window`: seconds, None = messageTime is not looked at.
+
+    `offload` runs a costly computation elsewhere; `event` makes an Event. Both come from the event loop's owner.
+    """
+
+    protection: ProtectionPolicy
+    message_time_window: int | None
+    offload: Offload | None
+    event: Callable[[], Event]
+
+
+class _Gate:
+    """Lets one request of a transaction through at a time; the next one waits until the first is answered."""
+
+    def __init__(self, make_event: Callable[[], Event]) -> None:
+        self._make_event = make_event
+        self._working: dict[bytes, Event | None] = {}
+
+    @asynccontextmanager
+    async def passing(self, transaction_id: bytes) -> AsyncIterator[None]:
+        """Hold the transaction while the body runs."""
+        while transaction_id in self._working:
+            event = self._working[transaction_id]
+            if event is None:  # made only when somebody has to wait
+                event = self._working[transaction_id] = self._make_event()
+            await event.wait()
+        self._working[transaction_id] = None
+        try:
+            yield
+        finally:
+            event = self._working.pop(transaction_id)
+            if event is not None:
+                event.set()
+
+
+class Responder:
+    """Answers PKIMessages; a transport hands them in (transport/base.py: Respond)."""
+
+    def __init__(self, service: Service, credentials: Credentials, signer: Protector, settings: Settings) -> None:
+        """`signer` protects answers to signatures, and to whatever could not be verified."""
+        self._service = service
+        self._credentials = credentials
+        self._signer = signer
+        self._settings = settings
+        self._gate = _Gate(settings.event)
+        self._unfinished: dict[bytes, tuple[Change, ...]] = {}
+
+    async def respond(self, octets: bytes, peer: str) -> bytes | None:
+        """The answer to one PKIMessage: DER, or None if CMP has no answer to it. Never raises for what a peer sent."""
+        try:
+            envelope = decode(octets)
+        except Undecodable as fault:
+            refusal: CmpError = fault
+            if fault.header is not None:
+                refusal = _version_fault(fault.header) or fault
+            audit.message_refused("?", _id_of(fault.header), peer, refusal)
+            return await self._error(refusal, fault.header, self._signer)
+        digest = hashlib.sha256(octets).digest()
+        for _ in range(_TRIES):
+            try:
+                return await self._answer(envelope, digest, peer)
+            except StaleRead:
+                continue
+        return await self._refuse(_BUSY, envelope, peer, self._signer)
+
+    async def retry_unfinished(self) -> int:
+        """Write the answers that the database did not take when they were made; returns how many are left."""
+        for transaction_id, changes in list(self._unfinished.items()):
+            try:
+                await self._service.store.write(changes)
+            except StoreConflict:
+                _log.info("transaction=%s was finished already", transaction_id.hex())
+            except StoreError:
+                break
+            self._unfinished.pop(transaction_id, None)
+        return len(self._unfinished)
+
+    # --- one request ------------------------------------------------------------------------------------------------
+
+    async def _answer(self, envelope: Envelope, digest: bytes, peer: str) -> bytes | None:
+        """The ladder: whatever goes wrong becomes an answer here, protected by what was known by then."""
+        stage = _Stage(self._signer)
+        try:
+            return await self._process(envelope, digest, stage)
+        except CmpError as fault:
+            return await self._refuse(fault, envelope, peer, stage.protector)
+        except StaleRead:
+            raise
+        except StoreError as error:
+            _log.error("store: %s", error)
+            return await self._refuse(_BUSY, envelope, peer, stage.protector)
+        except Exception:
+            _log.exception("unforeseen error")
+            return await self._refuse(_BROKEN, envelope, peer, stage.protector)
+
+    async def _process(self, envelope: Envelope, digest: bytes, stage: "_Stage") -> bytes | None:
+        store = self._service.store
+        as_of = store.generation
+        header = envelope.header
+        if fault := _version_fault(header):
+            raise fault
+        if envelope.body_name == "error" and envelope.protection is None:
+            return await self._acknowledge_unprotected_error(envelope)
+        record: TransactionRecord | None = None
+        if envelope.body_name in CONTINUES and header.transaction_id:
+            record = await store.find_transaction(header.transaction_id)
+        verified = await protection.verify(
+            envelope,
+            self._credentials,
+            self._settings.protection,
+            self._signer,
+            known_sender=record.sender_certificate if record is not None else None,
+            offload=self._settings.offload,
+        )
+        stage.protector = verified.protector
+        transaction_id = check_header(header)
+        self._check_time(header)
+        if envelope.body_name in ANNOUNCEMENTS:
+            audit.announcement_received(envelope.body_name, verified.requester.entity.reference)
+            return None
+        if envelope.body_name not in HANDLERS:
+            raise BadRequest(f"body: {envelope.body_name} is not supported")
+        async with self._gate.passing(transaction_id):
+            return await self._handle(verified, transaction_id, digest, as_of)
+
+    async def _handle(
+        self, verified: VerifiedRequest, transaction_id: bytes, digest: bytes, as_of: int
+    ) -> bytes | None:
+        """Inside the gate: an answer from before, or the handler's, durable before it is returned."""
+        service, body_name = self._service, verified.envelope.body_name
+        if transaction_id in self._unfinished:
+            await self._finish_late(transaction_id)
+        record = None
+        if body_name in CONTINUES:
+            found, answer = await service.store.find_response(transaction_id, digest)
+            if found:
+                return answer
+            record = await service.store.find_transaction(transaction_id)
+        nonce = service.env.random(16)
+        context = Context(service, verified, transaction_id, nonce, as_of, record)
+        try:
+            reply = await HANDLERS[body_name](context)
+            answer = await self._encode(reply, verified, nonce)
+            if reply.changes:
+                changes = (*reply.changes, AddResponse(transaction_id, digest, answer))
+                await self._finish(transaction_id, changes)
+        except StoreConflict as conflict:
+            return await self._conflict(conflict, transaction_id, digest)
+        if reply.after_write is not None:
+            reply.after_write()
+        return answer
+
+    async def _finish(self, transaction_id: bytes, changes: tuple[Change, ...]) -> None:
+        try:
+            await self._service.store.write(changes)
+        except (StoreConflict, StaleRead):
+            raise
+        except StoreError:
+            if len(self._unfinished) < _MAX_UNFINISHED:
+                self._unfinished[transaction_id] = changes
+            raise
+
+    async def _finish_late(self, transaction_id: bytes) -> None:
+        try:
+            await self._service.store.write(self._unfinished[transaction_id])
+        except StoreConflict:
+            _log.info("transaction=%s was finished already", transaction_id.hex())
+        self._unfinished.pop(transaction_id, None)
+
+    async def _conflict(self, conflict: StoreConflict, transaction_id: bytes, digest: bytes) -> bytes | None:
+        """The transactionID is taken: by this very request (then its answer is given again), or by another one."""
+        if conflict.reason == "transaction exists":
+            found, answer = await self._service.store.find_response(transaction_id, digest)
+            if found:
+                return answer
+            raise TransactionIdInUse("transactionID: in use by another transaction; send the request with a fresh one")
+        _log.warning("transaction=%s conflict=%s", transaction_id.hex(), conflict.reason)
+        raise BadRequest("the transaction was ended by another message or by its time limit")
+
+    def _check_time(self, header: Header) -> None:
+        window = self._settings.message_time_window
+        if window is None or header.message_time is None:
+            return
+        off = header.message_time - self._service.env.now()
+        if abs(off) > window:
+            side = "ahead of" if off > 0 else "behind"
+            raise BadTime(f"messageTime: {abs(off):.0f} s {side} this server's clock, want at most {window} s")
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    async def _encode(self, reply: Reply, verified: VerifiedRequest, nonce: bytes) -> bytes | None:
+        if reply.body_type is None:
+            return None
+        request = verified.envelope.header
+        header = ReplyHeader(
+            pvno=request.pvno,
+            recipient=request.sender,
+            message_time=self._service.env.now(),
+            transaction_id=request.transaction_id,
+            sender_nonce=nonce,
+            recip_nonce=request.sender_nonce,
+            implicit_confirm=reply.implicit_confirm,
+            confirm_wait=reply.confirm_wait,
+        )
+        return await _protect(header, reply.body_type, reply.body, verified.protector, reply.extra_certs)
+
+    async def _refuse(self, fault: CmpError, envelope: Envelope, peer: str, protector: Protector) -> bytes:
+        audit.message_refused(envelope.body_name, _id_of(envelope.header), peer, fault)
+        return await self._error(fault, envelope.header, protector)
+
+    async def _error(self, fault: CmpError, request: Header | None, protector: Protector) -> bytes:
+        """An error message (RFC 9483 section 3.6.4) that carries whatever could be read of the request's header."""
+        body_type, body = error_body(fault)
+        header = self._reply_header(request)
+        return await _protect(header, body_type, body, protector, ())
+
+    async def _acknowledge_unprotected_error(self, envelope: Envelope) -> bytes:
+        """RFC 9483 section 3.5 does not reject an unprotected error; it changes nothing (RFC 9810 section 5.3.21)."""
+        _log.warning("unprotected error message transaction=%s: not acted on", _id_of(envelope.header).hex())
+        body_type, body = pkiconf_body()
+        return await _protect(self._reply_header(envelope.header), body_type, body, self._signer, ())
+
+    def _reply_header(self, request: Header | None) -> ReplyHeader:
+        pvno = LOWEST_PVNO if request is None else min(max(request.pvno, LOWEST_PVNO), HIGHEST_PVNO)
+        return ReplyHeader(
+            pvno=pvno,
+            recipient=NULL_DN if request is None else request.sender,
+            message_time=self._service.env.now(),
+            transaction_id=None if request is None else request.transaction_id,
+            sender_nonce=self._service.env.random(16),
+            recip_nonce=None if request is None else request.sender_nonce,
+        )
+
+
+@dataclass(slots=True)
+class _Stage:
+    """How far a request has come: what an answer to it would be protected with."""
+
+    protector: Protector
+
+
+_BUSY = SystemUnavail("the server cannot reach its records now; try again later in a new transaction")
+_BROKEN = SystemFailure("an error inside the server; its operator's log has the details")
+
+
+def _version_fault(header: Header) -> UnsupportedVersion | None:
+    if LOWEST_PVNO <= header.pvno <= HIGHEST_PVNO:
+        return None
+    return UnsupportedVersion(f"pvno: want {LOWEST_PVNO} or {HIGHEST_PVNO}, have {header.pvno} (RFC 9810 section 7)")
+
+
+def _id_of(header: Header | None) -> bytes:
+    return (header.transaction_id if header is not None else None) or b""
+
+
+async def _protect(
+    header: ReplyHeader, body_type: int, body: bytes, protector: Protector, extra_certs: tuple[bytes, ...]
+) -> bytes:
+    part = encode_protected_part(
+        header,
+        body_type,
+        body,
+        sender=protector.sender,
+        algorithm=protector.algorithm,
+        sender_kid=protector.sender_kid,
+    )
+    certificates = tuple(dict.fromkeys((*protector.extra_certs, *extra_certs)))
+    return encode_message(part, await protector.compute(tlv(SEQUENCE, part)), certificates)

@@ -1,0 +1,242 @@
+"""Group commit on one SQLite connection: what arrives while a COMMIT runs goes into the next one.
+
+Callers queue units and sleep; one task takes what has gathered (at most `max_batch`) and has it written by ONE function
+on the connection's thread: BEGIN IMMEDIATE, each unit in a SAVEPOINT, COMMIT. A unit that conflicts is undone alone. If
+the transaction as a whole fails (disk full, another process holds the lock for too long), all its units get StoreError
+and the next batch is tried as if nothing had happened, on a new connection if the old one is beyond repair.
+
+The generation is counted here, because only here "nobody changed anything before this commit" can be told: BEGIN
+IMMEDIATE keeps other processes from writing, and PRAGMA data_version says whether one has written since the last look.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import aiosqlite
+
+from cmpd.errors import StaleRead, StoreError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Connection(aiosqlite.Connection):
+    """aiosqlite's connection with one more call: run a whole function on its thread.
+
+    aiosqlite offers a call (and a hop to its thread and back) for each statement only; all of them are made of the
+    protected `_execute`, which queues a function. A batch through the public calls costs two more hops and leaves the
+    event loop between BEGIN and COMMIT.
+    """
+
+    async def run(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call `function(connection, ...)` on the thread; what it raises is raised here."""
+        execute: Callable[..., Awaitable[T]] = self._execute
+        return await execute(function, self._conn, *args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One waiting unit: `apply` does it on a cursor and returns what its caller gets."""
+
+    apply: Callable[[sqlite3.Cursor], Any]
+    as_of: int | None
+    ends_trust: bool
+    done: asyncio.Future[Any]
+
+
+Outcome = tuple[Any, Exception | None]  # what a unit returned, or why it was undone
+
+
+def as_store_error(error: Exception) -> Exception:
+    """SQLite's errors as StoreError; what is raised on purpose, or is a mistake of ours, as it is."""
+    if not isinstance(error, sqlite3.Error):
+        return error
+    wrapped = StoreError(f"SQLite: {error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+class GroupCommit:
+    """The only writer of this process. `connect` opens its connection.
+
+    At most `max_waiting` units wait or are being written; who comes then waits before it queues.
+    `commits` and `units` count what was written since the start.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[Connection]], *, max_waiting: int = 1024, max_batch: int = 128
+    ) -> None:
+        self.generation = 0
+        self.commits = 0
+        self.units = 0
+        self._connect = connect
+        self._max_batch = max_batch
+        self._room = asyncio.Semaphore(max_waiting)
+        self._waiting: deque[Unit] = deque()
+        self._arrived = asyncio.Event()
+        self._callers = 0
+        self._closing = False
+        self._drained = asyncio.Event()
+        self._data_version: int | None = None  # None: not looked yet, so anything may have changed
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open the connection and start to write. sqlite3.Error or StoreError if it cannot be opened."""
+        self._connection = await self._connect()
+        await self._connection.run(self._look)
+        self._task = asyncio.create_task(self._work(), name="cmpd store writer")
+
+    async def write(
+        self, apply: Callable[[sqlite3.Cursor], T], *, as_of: int | None = None, ends_trust: bool = False
+    ) -> T:
+        """Have `apply` done in a unit of its own; returns its result when that is durable."""
+        if self._closing:
+            raise StoreError("the store is closed")
+        self._callers += 1
+        try:
+            async with self._room:
+                unit = Unit(apply, as_of, ends_trust, asyncio.get_running_loop().create_future())
+                self._waiting.append(unit)
+                self._arrived.set()
+                result: T = await unit.done
+                return result
+        finally:
+            self._callers -= 1
+            if self._closing and not self._callers:
+                self._drained.set()
+
+    async def refresh(self) -> int:
+        """Look whether another process has written; returns the generation."""
+        if self._closing or self._connection is None:
+            raise StoreError("the store is closed")
+        try:
+            await self._connection.run(self._look)
+        except (sqlite3.Error, ValueError) as error:  # ValueError: aiosqlite, closed
+            raise StoreError(f"SQLite: {error}") from error
+        return self.generation
+
+    async def close(self) -> None:
+        """Write what is queued, then close the connection."""
+        self._closing = True
+        if self._task is not None:
+            if self._callers:
+                await self._drained.wait()
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.close()
+
+    # --- on the event loop -------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrived.wait()
+            batch = self._take()
+            if batch:
+                await self._write_batch(batch)
+
+    def _take(self) -> list[Unit]:
+        batch: list[Unit] = []
+        while self._waiting and len(batch) < self._max_batch:
+            unit = self._waiting.popleft()
+            if not unit.done.cancelled():  # its caller has given up, and nothing of it is written yet
+                batch.append(unit)
+        if not self._waiting:
+            self._arrived.clear()
+        return batch
+
+    async def _write_batch(self, batch: list[Unit]) -> None:
+        try:
+            if self._connection is None:
+                self._connection = await self._connect()
+            outcomes = await self._connection.run(self._commit, batch)
+        except Exception as error:
+            for unit in batch:
+                if not unit.done.done():
+                    failure = StoreError(str(as_store_error(error)))  # one for each: their tracebacks would mix
+                    failure.__cause__ = error
+                    unit.done.set_exception(failure)
+            await self._repair()
+            return
+        self.commits += 1
+        for unit, (result, failed) in zip(batch, outcomes, strict=True):
+            if unit.done.done():  # cancelled meanwhile
+                continue
+            if failed is None:
+                self.units += 1
+                unit.done.set_result(result)
+            else:
+                unit.done.set_exception(failed)
+
+    async def _repair(self) -> None:
+        """After a failed batch: make sure that the next one finds a connection that works."""
+        try:
+            if self._connection is not None:
+                await self._connection.run(_check)
+        except Exception:
+            connection, self._connection = self._connection, None
+            self._data_version = None  # of that connection alone
+            if connection is not None:
+                with contextlib.suppress(Exception):
+                    await connection.close()
+
+    # --- on the connection's thread ----------------------------------------------------------------------------------
+
+    def _look(self, database: sqlite3.Connection) -> None:
+        (version,) = database.execute("PRAGMA data_version").fetchone()
+        if version != self._data_version:
+            self._data_version = version
+            self.generation += 1
+
+    def _commit(self, database: sqlite3.Connection, batch: list[Unit]) -> list[Outcome]:
+        cursor = database.cursor()
+        try:
+            cursor.execute("BEGIN IMMEDIATE")
+            self._look(database)
+            # What this batch changes must not count before it can be read: else a caller could see the new number, read
+            # the old records, and be believed.
+            generation = self.generation
+            outcomes: list[Outcome] = []
+            for unit in batch:
+                if unit.as_of is not None and unit.as_of < generation:
+                    outcomes.append((None, StaleRead("entities or certificates have changed meanwhile")))
+                    continue
+                outcome = _apply(database, cursor, unit)
+                generation += unit.ends_trust and outcome[1] is None
+                outcomes.append(outcome)
+            cursor.execute("COMMIT")
+        finally:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+        self.generation = generation
+        return outcomes
+
+
+def _apply(database: sqlite3.Connection, cursor: sqlite3.Cursor, unit: Unit) -> Outcome:
+    cursor.execute("SAVEPOINT unit")
+    try:
+        result = unit.apply(cursor)
+    except Exception as error:
+        if not database.in_transaction:
+            raise  # SQLite gave up the whole transaction (disk full, I/O error), not this statement alone
+        cursor.execute("ROLLBACK TO unit")
+        cursor.execute("RELEASE unit")
+        return None, as_store_error(error)
+    cursor.execute("RELEASE unit")
+    return result, None
+
+
+def _check(database: sqlite3.Connection) -> None:
+    if database.in_transaction:
+        database.execute("ROLLBACK")
+    database.execute("SELECT 1 FROM sqlite_schema").fetchone()

@@ -1,0 +1,122 @@
+"""The schema, in numbered steps: step n takes a database from user_version n - 1 to n. Steps are only ever appended.
+
+What the tables are laid out for:
+ * Serial numbers begin with the time and transactions are numbered by AUTOINCREMENT, so that new rows of `certificate`
+   and `response`, and their entries in nearly all indices, go to the right edge. The exceptions are the transactionID
+   (chosen by the client; small, because ended transactions are purged) and key_id (a digest).
+ * Certificates stay when their transaction is purged, and a transactionID may come again after that. So the link is
+   the transaction's row number, which is never used twice; it is no foreign key.
+ * What is worked off (intended, processing, confirming, ended) has partial indices of only the rows in that state.
+"""
+
+import sqlite3
+from pathlib import Path
+
+from cmpd.errors import StoreError
+
+APPLICATION_ID = 0x636D7064  # "cmpd": tells our databases from other files of SQLite
+
+STEPS: tuple[tuple[str, ...], ...] = (
+    (
+        """
+        CREATE TABLE entity (
+            id            INTEGER PRIMARY KEY AUTOINCREMENT,
+            reference     TEXT NOT NULL UNIQUE,
+            kind          TEXT NOT NULL CHECK (kind IN ('secret', 'certificate')),
+            subject       BLOB,
+            profiles      TEXT NOT NULL,  -- JSON array of names
+            uses_left     INTEGER CHECK (uses_left >= 0),
+            expires_at    INTEGER,
+            is_ra         INTEGER NOT NULL,
+            disabled      INTEGER NOT NULL,
+            created_at    INTEGER NOT NULL,
+            sealed_secret BLOB,
+            certificate   BLOB
+        ) STRICT
+        """,
+        """
+        CREATE TABLE cmp_transaction (
+            row                INTEGER PRIMARY KEY AUTOINCREMENT,
+            id                 BLOB NOT NULL UNIQUE,
+            state              TEXT NOT NULL CHECK (state IN ('processing', 'confirming', 'ended')),
+            credential         TEXT NOT NULL,
+            entity_id          INTEGER NOT NULL REFERENCES entity,
+            body               TEXT NOT NULL,
+            started_at         INTEGER NOT NULL,
+            server_nonce       BLOB NOT NULL,
+            confirm_by         INTEGER CHECK (state <> 'confirming' OR confirm_by IS NOT NULL),
+            sender_certificate BLOB,
+            ended_at           INTEGER CHECK (state <> 'ended' OR ended_at IS NOT NULL),
+            uses_taken         INTEGER NOT NULL DEFAULT 0
+        ) STRICT
+        """,
+        "CREATE INDEX transaction_processing ON cmp_transaction (entity_id) WHERE state = 'processing'",
+        "CREATE INDEX transaction_confirming ON cmp_transaction (confirm_by) WHERE state = 'confirming'",
+        "CREATE INDEX transaction_ended ON cmp_transaction (ended_at) WHERE state = 'ended'",
+        """
+        CREATE TABLE certificate (
+            serial          BLOB NOT NULL UNIQUE,
+            transaction_row INTEGER NOT NULL,
+            transaction_id  BLOB NOT NULL,
+            cert_req_id     INTEGER NOT NULL,
+            entity_id       INTEGER NOT NULL REFERENCES entity,
+            profile         TEXT NOT NULL,
+            state           TEXT NOT NULL
+                CHECK (state IN ('intended', 'issued', 'confirmed', 'suspended', 'revoked', 'abandoned')),
+            subject         BLOB NOT NULL,
+            subject_text    TEXT NOT NULL,
+            key_id          BLOB NOT NULL,
+            not_before      INTEGER NOT NULL,
+            not_after       INTEGER NOT NULL,
+            created_at      INTEGER NOT NULL,
+            changed_at      INTEGER,
+            reason          TEXT,
+            changed_by      TEXT,
+            replaces        BLOB,
+            der             BLOB,
+            tbs             BLOB
+        ) STRICT
+        """,
+        "CREATE INDEX certificate_transaction ON certificate (transaction_row)",
+        "CREATE INDEX certificate_key ON certificate (key_id)",
+        "CREATE INDEX certificate_intended ON certificate (serial) WHERE state = 'intended'",
+        """
+        CREATE TABLE response (
+            transaction_row INTEGER NOT NULL REFERENCES cmp_transaction ON DELETE CASCADE,
+            request_digest  BLOB NOT NULL,
+            response        BLOB,
+            UNIQUE (transaction_row, request_digest)
+        ) STRICT
+        """,
+    ),
+)
+
+
+def schema_version(database: sqlite3.Connection, path: Path) -> int:
+    """The step that the database is at; StoreError if it is not ours or newer than this program."""
+    version: int = database.execute("PRAGMA user_version").fetchone()[0]
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION_ID and (version or application or _has_tables(database)):
+        raise StoreError(f"{path}: this is not a database of cmpd")
+    if version > len(STEPS):
+        raise StoreError(f"{path}: schema {version} is newer than this cmpd, which knows up to {len(STEPS)}")
+    return version
+
+
+def migrate(database: sqlite3.Connection, path: Path) -> None:
+    """Bring the schema up to date, all steps or none; StoreError as schema_version."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        for number in range(schema_version(database, path), len(STEPS)):
+            for statement in STEPS[number]:
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {number + 1}")
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        database.execute("COMMIT")
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+
+
+def _has_tables(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM sqlite_schema").fetchone() is not None

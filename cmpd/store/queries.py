@@ -1,0 +1,222 @@
+"""What is read from the database, and the few writes that are not changes of a unit, as functions on a cursor.
+
+The order of columns is the order of the dataclass' fields, so that a row becomes a record in one call.
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from cmpd.errors import StoreConflict
+from cmpd.records import CertificateRecord, CertificateState, Entity, EntityKind, TransactionRecord, TransactionState
+
+Row = tuple[Any, ...]
+
+_ENTITIES = (
+    "SELECT id, reference, kind, subject, profiles, uses_left, expires_at, is_ra, disabled, created_at,"
+    " sealed_secret, certificate FROM entity "
+)
+_TRANSACTIONS = (  # before the fields the row number, for the certificates
+    "SELECT row, id, state, credential, entity_id, body, started_at, server_nonce, confirm_by, sender_certificate,"
+    " ended_at FROM cmp_transaction "
+)
+_CERTIFICATES = (
+    "SELECT serial, transaction_id, cert_req_id, entity_id, profile, state, subject, subject_text, key_id,"
+    " not_before, not_after, created_at, der, changed_at, reason, changed_by, replaces FROM certificate "
+)
+
+
+def contains(text: str, folded_part: str) -> bool:
+    """Whether `text` has the part, whatever its case. SQL calls it too, because SQLite's LIKE folds ASCII only."""
+    return folded_part in text.casefold()
+
+
+# --- entities --------------------------------------------------------------------------------------------------------
+
+
+def find_entity(cursor: sqlite3.Cursor, reference: str) -> Entity | None:
+    """The entity with this reference value."""
+    cursor.execute(
+        _ENTITIES + "WHERE reference = ?",
+        (reference,),
+    )
+    return _entity_or_none(cursor.fetchone())
+
+
+def find_entity_by_id(cursor: sqlite3.Cursor, entity_id: int) -> Entity | None:
+    """The entity with this id."""
+    cursor.execute(
+        _ENTITIES + "WHERE id = ?",
+        (entity_id,),
+    )
+    return _entity_or_none(cursor.fetchone())
+
+
+def list_entities(cursor: sqlite3.Cursor, with_certificate: bool) -> list[Entity]:
+    """All entities by reference value, or those whose credential is a certificate."""
+    cursor.execute(
+        _ENTITIES + "WHERE NOT ? OR kind = 'certificate' ORDER BY reference",
+        (with_certificate,),
+    )
+    return [_entity(row) for row in cursor.fetchall()]
+
+
+def add_entity(cursor: sqlite3.Cursor, entity: Entity) -> Entity:
+    """Insert; StoreConflict("reference exists")."""
+    cursor.execute(
+        "INSERT INTO entity (reference, kind, subject, profiles, uses_left, expires_at, is_ra, disabled, created_at,"
+        " sealed_secret, certificate) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING",
+        (
+            entity.reference,
+            entity.kind.value,
+            entity.subject,
+            json.dumps(entity.profiles),
+            entity.uses_left,
+            entity.expires_at,
+            entity.is_ra,
+            entity.disabled,
+            entity.created_at,
+            entity.sealed_secret,
+            entity.certificate,
+        ),
+    )
+    if cursor.rowcount == 0 or cursor.lastrowid is None:
+        raise StoreConflict("reference exists")
+    return replace(entity, id=cursor.lastrowid)
+
+
+def disable_entity(cursor: sqlite3.Cursor, reference: str) -> bool:
+    """Disable; False if there is none."""
+    cursor.execute("UPDATE entity SET disabled = 1 WHERE reference = ?", (reference,))
+    return cursor.rowcount == 1
+
+
+def _entity(row: Row) -> Entity:
+    id_, reference, kind, subject, profiles, uses_left, expires_at, is_ra, disabled, *rest = row
+    names = tuple(json.loads(profiles))
+    return Entity(
+        id_, reference, EntityKind(kind), subject, names, uses_left, expires_at, bool(is_ra), bool(disabled), *rest
+    )
+
+
+def _entity_or_none(row: Row | None) -> Entity | None:
+    return None if row is None else _entity(row)
+
+
+# --- transactions ----------------------------------------------------------------------------------------------------
+
+
+def find_transaction(cursor: sqlite3.Cursor, transaction_id: bytes) -> TransactionRecord | None:
+    """The transaction with its certificates."""
+    cursor.execute(
+        _TRANSACTIONS + "WHERE id = ?",
+        (transaction_id,),
+    )
+    row = cursor.fetchone()
+    return None if row is None else _transaction(cursor, row)
+
+
+def unconfirmed(cursor: sqlite3.Cursor, before: int, limit: int) -> list[TransactionRecord]:
+    """Transactions whose time for certConf is over, the longest overdue first."""
+    cursor.execute(
+        _TRANSACTIONS + "WHERE state = 'confirming' AND confirm_by < ? ORDER BY confirm_by, row LIMIT ?",
+        (before, limit),
+    )
+    return [_transaction(cursor, row) for row in cursor.fetchall()]
+
+
+def _transaction(cursor: sqlite3.Cursor, row: Row) -> TransactionRecord:
+    cursor.execute(
+        _CERTIFICATES + "WHERE transaction_row = ? AND state <> 'abandoned' ORDER BY cert_req_id, serial",
+        (row[0],),
+    )
+    certificates = tuple(_certificates(cursor.fetchall()))
+    _, transaction_id, state, *rest = row
+    return replace(TransactionRecord(transaction_id, TransactionState(state), *rest), certificates=certificates)
+
+
+def find_response(cursor: sqlite3.Cursor, transaction_id: bytes, request_digest: bytes) -> tuple[bool, bytes | None]:
+    """Whether this request was answered, and with which octets."""
+    cursor.execute(
+        "SELECT response FROM response WHERE request_digest = ?"
+        " AND transaction_row = (SELECT row FROM cmp_transaction WHERE id = ?)",
+        (request_digest, transaction_id),
+    )
+    row = cursor.fetchone()
+    return (False, None) if row is None else (True, row[0])
+
+
+def purge(cursor: sqlite3.Cursor, ended_before: int, limit: int) -> int:
+    """Delete transactions that ended before; their responses go with them by ON DELETE CASCADE."""
+    cursor.execute(
+        "DELETE FROM cmp_transaction WHERE row IN (SELECT row FROM cmp_transaction"
+        " WHERE state = 'ended' AND ended_at < ? ORDER BY ended_at LIMIT ?)",
+        (ended_before, limit),
+    )
+    return cursor.rowcount
+
+
+def recover(cursor: sqlite3.Cursor, at: int) -> int:
+    """Clear away what an unclean end left half done. A use stays taken for each certificate that was recorded."""
+    cursor.execute(
+        "SELECT t.entity_id, max(0, t.uses_taken -"
+        " (SELECT count(*) FROM certificate c WHERE c.transaction_row = t.row AND c.der IS NOT NULL))"
+        " FROM cmp_transaction t WHERE t.state = 'processing' AND t.uses_taken > 0"
+    )
+    returned = [(uses, entity_id) for entity_id, uses in cursor.fetchall()]
+    cursor.executemany("UPDATE entity SET uses_left = uses_left + ? WHERE id = ?", returned)
+    cursor.execute("DELETE FROM cmp_transaction WHERE state = 'processing'")
+    cursor.execute(
+        "UPDATE certificate SET state = 'abandoned', changed_at = ?, changed_by = 'recovery', tbs = NULL"
+        " WHERE state = 'intended'",
+        (at,),
+    )
+    return cursor.rowcount
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------
+
+
+def find_certificate(cursor: sqlite3.Cursor, serial: bytes) -> CertificateRecord | None:
+    """The record of a serial number."""
+    cursor.execute(
+        _CERTIFICATES + "WHERE serial = ?",
+        (serial,),
+    )
+    return next(iter(_certificates(cursor.fetchall())), None)
+
+
+def find_key(cursor: sqlite3.Cursor, key_id: bytes) -> list[CertificateRecord]:
+    """Certificates for a public key by serial number, the abandoned ones left out."""
+    cursor.execute(
+        _CERTIFICATES + "WHERE key_id = ? AND state <> 'abandoned' ORDER BY serial",
+        (key_id,),
+    )
+    return _certificates(cursor.fetchall())
+
+
+def list_certificates(
+    cursor: sqlite3.Cursor, subject: str | None, state: CertificateState | None, limit: int, after: bytes
+) -> list[CertificateRecord]:
+    """By serial number. A part of the subject is looked for row by row: no index serves a substring."""
+    cursor.execute(
+        _CERTIFICATES + "WHERE serial > :after AND (:state IS NULL OR state = :state)"
+        " AND (:part IS NULL OR contains(subject_text, :part)) ORDER BY serial LIMIT :limit",
+        {
+            "after": after,
+            "state": None if state is None else state.value,
+            "part": None if subject is None else subject.casefold(),
+            "limit": limit,
+        },
+    )
+    return _certificates(cursor.fetchall())
+
+
+def _certificates(rows: Sequence[Row]) -> list[CertificateRecord]:
+    records = []
+    for serial, transaction_id, cert_req_id, entity_id, profile, state, *rest in rows:
+        head = (serial, transaction_id, cert_req_id, entity_id, profile)
+        records.append(CertificateRecord(*head, CertificateState(state), *rest))
+    return records

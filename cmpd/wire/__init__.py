@@ -1,0 +1,1 @@
+"""Octets to transport frames and back, without I/O."""

@@ -1,0 +1,271 @@
+"""Signature schemes: every row verifies and fails by one bit; parameters, keys and hashes that are refused."""
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, padding, x25519
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmpd.asn1 import algorithms, der, oids
+from cmpd.errors import BadAlg, BadDataFormat, CmpError
+from cmpd.protection import MAC_SCHEMES, SCHEMES, SIGNATURE_SCHEMES, signature_scheme
+from cmpd.protection.schemes import REFUSED
+from tests.protection.fakes import private_key
+
+OCTETS = b"the protected part"
+DIGESTS = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
+
+
+def identifier(oid: bytes, parameters: bytes = b"") -> bytes:
+    return der.seq(der.tlv(der.OID, oid), parameters)
+
+
+def pss_params(digest="sha256", mask=None, salt=32, trailer=None, more=b"", null=b"") -> bytes:
+    oid = {
+        "sha1": oids.SHA1,
+        "sha224": oids.SHA224,
+        "sha256": oids.SHA256,
+        "sha384": oids.SHA384,
+        "sha512": oids.SHA512,
+    }
+    parts = [der.explicit(0, identifier(oid[digest], null))] if digest else []
+    if mask := mask or digest:
+        parts.append(der.explicit(1, identifier(oids.MGF1, identifier(oid[mask], null))))
+    if salt is not None:
+        parts.append(der.explicit(2, der.encode_integer(salt)))
+    if trailer is not None:
+        parts.append(der.explicit(3, der.encode_integer(trailer)))
+    return der.seq(*parts, more)
+
+
+def pss(**options) -> bytes:
+    return identifier(oids.RSASSA_PSS, pss_params(**options))
+
+
+def pss_sign(digest: str, salt: int) -> bytes:
+    scheme = padding.PSS(padding.MGF1(DIGESTS[digest]), salt)
+    return private_key("rsa2048").sign(OCTETS, scheme, DIGESTS[digest])
+
+
+def rows():
+    for name, oid in (
+        ("sha256", oids.SHA256_WITH_RSA),
+        ("sha384", oids.SHA384_WITH_RSA),
+        ("sha512", oids.SHA512_WITH_RSA),
+    ):
+        made = private_key("rsa2048").sign(OCTETS, padding.PKCS1v15(), DIGESTS[name])
+        yield oid, identifier(oid, der.NULL_TLV), "rsa2048", made
+        yield oid, identifier(oid), "rsa2048", made
+    for name in DIGESTS:
+        yield oids.RSASSA_PSS, pss(digest=name, salt=20), "rsa2048", pss_sign(name, 20)
+        yield oids.RSASSA_PSS, pss(digest=name, salt=64, trailer=1, null=der.NULL_TLV), "rsa2048", pss_sign(name, 64)
+    for kind in ("p256", "p384", "p521"):
+        for name, oid in (
+            ("sha256", oids.ECDSA_WITH_SHA256),
+            ("sha384", oids.ECDSA_WITH_SHA384),
+            ("sha512", oids.ECDSA_WITH_SHA512),
+        ):
+            yield oid, identifier(oid), kind, private_key(kind).sign(OCTETS, ec.ECDSA(DIGESTS[name]))
+    for kind, oid in (("ed25519", oids.ED25519), ("ed448", oids.ED448)):
+        yield oid, identifier(oid), kind, private_key(kind).sign(OCTETS)
+
+
+ROWS = list(rows())
+
+
+def flip(octets: bytes, bit: int) -> bytes:
+    changed = bytearray(octets)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_the_rows_below_are_all_of_the_table():
+    assert {row[0] for row in ROWS} == set(SIGNATURE_SCHEMES)
+    assert set(SCHEMES) == set(SIGNATURE_SCHEMES) | set(MAC_SCHEMES)
+
+
+@pytest.mark.parametrize(("oid", "algorithm", "kind", "made"), ROWS)
+def test_each_scheme_verifies_and_fails_with_one_bit_changed_in_data_or_signature(oid, algorithm, kind, made):
+    key = private_key(kind).public_key()
+    scheme = signature_scheme(algorithm, "protectionAlg")
+    assert scheme is SIGNATURE_SCHEMES[oid]
+    scheme.check(algorithm, key)
+    assert scheme.verify(algorithm, key, made, OCTETS)
+    for bit in (0, 9, len(OCTETS) * 8 - 1):
+        assert not scheme.verify(algorithm, key, made, flip(OCTETS, bit))
+    for bit in (0, 8, len(made) * 4, len(made) * 8 - 1):
+        assert not scheme.verify(algorithm, key, flip(made, bit), OCTETS)
+    for junk in (b"", made[:-1], made + b"\x00", bytes(len(made)), bytes(5000)):
+        assert not scheme.verify(algorithm, key, junk, OCTETS)
+
+
+@pytest.mark.parametrize(("oid", "algorithm", "kind", "made"), ROWS)
+def test_a_key_of_another_kind_is_bad_alg_and_verifies_nothing(oid, algorithm, kind, made):
+    scheme = SIGNATURE_SCHEMES[oid]
+    for other in ("p256", "rsa2048", "ed25519", "ed448"):
+        key = private_key(other).public_key()
+        if type(key) is type(private_key(kind).public_key()):
+            continue
+        with pytest.raises(BadAlg, match=r"want an? .* key, have one of another kind"):
+            scheme.check(algorithm, key)
+        assert not scheme.verify(algorithm, key, made, OCTETS)
+    with pytest.raises(BadAlg):
+        scheme.check(algorithm, x25519.X25519PrivateKey.generate().public_key())
+
+
+@pytest.mark.parametrize("kind", ["p192", "k256"])
+def test_other_curves_are_refused(kind):
+    algorithm = identifier(oids.ECDSA_WITH_SHA256)
+    with pytest.raises(BadAlg, match="want a key on P-256, P-384, P-521, have secp"):
+        SIGNATURE_SCHEMES[oids.ECDSA_WITH_SHA256].check(algorithm, private_key(kind).public_key())
+
+
+@pytest.mark.parametrize("algorithm", [identifier(oids.SHA256_WITH_RSA, der.NULL_TLV), pss()])
+def test_small_rsa_keys_are_refused(algorithm):
+    with pytest.raises(BadAlg, match="want an RSA key of 2048 bits or more, have 1024"):
+        signature_scheme(algorithm, "x").check(algorithm, private_key("rsa1024").public_key())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kind"),
+    [
+        (identifier(oids.ECDSA_WITH_SHA256, der.NULL_TLV), "p256"),
+        (identifier(oids.ECDSA_WITH_SHA384, der.seq()), "p256"),
+        (identifier(oids.ED25519, der.NULL_TLV), "ed25519"),
+        (identifier(oids.ED448, der.NULL_TLV), "ed448"),
+        (identifier(oids.SHA256_WITH_RSA, b"\x04\x00"), "rsa2048"),
+        (identifier(oids.SHA256_WITH_RSA, b"\x05\x01\x00"), "rsa2048"),
+    ],
+)
+def test_parameters_where_none_belong_are_bad_alg(algorithm, kind):
+    with pytest.raises(BadAlg, match="parameters: want them absent"):
+        signature_scheme(algorithm, "protectionAlg").check(algorithm, private_key(kind).public_key())
+
+
+@pytest.mark.parametrize("oid", REFUSED)
+def test_weak_hashes_never_count_in_a_signature(oid):
+    for params in (b"", der.NULL_TLV):
+        with pytest.raises(
+            BadAlg, match=f"protectionAlg: a signature with {REFUSED[oid]} is not accepted, use SHA-256"
+        ):
+            signature_scheme(identifier(oid, params), "protectionAlg")
+
+
+def test_an_unknown_algorithm_is_named_by_its_oid():
+    with pytest.raises(BadAlg, match=r"popo: algorithm 1\.2\.3\.4 is not supported here"):
+        signature_scheme(identifier(oids.contents("1.2.3.4")), "popo")
+
+
+def test_a_long_algorithm_identifier_is_refused_before_any_cache_holds_it():
+    algorithm = identifier(oids.ECDSA_WITH_SHA256, der.encode_octets(bytes(300)))
+    with pytest.raises(BadAlg, match="want at most 256 octets"):
+        signature_scheme(algorithm, "protectionAlg")
+    with pytest.raises(BadAlg, match="want at most 256 octets"):
+        SIGNATURE_SCHEMES[oids.ECDSA_WITH_SHA256].check(algorithm, private_key("p256").public_key())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        (b"", "have none"),
+        (der.seq(), "SHA-1 is not accepted in signatures"),
+        (pss_params(digest="sha1"), "SHA-1 is not accepted in signatures"),
+        (pss_params(digest="sha256", mask="sha1"), "SHA-1 is not accepted in signatures"),
+        (pss_params(digest=None, mask="sha256"), "SHA-1 is not accepted in signatures"),
+        (pss_params(digest="sha224"), "SHA-224 is not supported"),
+        (pss_params(mask="sha384"), "want MGF1 with sha256, have sha384"),
+        (pss_params(salt=-1), "saltLength: want 0 to 512, have -1"),
+        (pss_params(salt=513), "saltLength: want 0 to 512, have 513"),
+        (pss_params(salt=223), "saltLength: want at most 222 with this key, have 223"),
+        (pss_params(trailer=2), "trailerField: want 1, have 2"),
+        (der.seq(der.explicit(0, identifier(oids.MGF1))), "hashAlgorithm: algorithm 1.2.840.113549.1.1.8"),
+        (der.seq(der.explicit(1, identifier(oids.SHA256))), "want MGF1, have 2.16.840.1.101.3.4.2.1"),
+    ],
+)
+def test_pss_parameters_that_are_not_accepted_are_bad_alg(parameters, text):
+    algorithm = identifier(oids.RSASSA_PSS, parameters)
+    with pytest.raises(BadAlg, match=text):
+        signature_scheme(algorithm, "x").check(algorithm, private_key("rsa2048").public_key())
+
+
+def test_the_longest_salt_that_a_key_has_room_for_verifies():
+    algorithm = pss(salt=222)
+    scheme = signature_scheme(algorithm, "x")
+    scheme.check(algorithm, private_key("rsa2048").public_key())
+    assert scheme.verify(algorithm, private_key("rsa2048").public_key(), pss_sign("sha256", 222), OCTETS)
+
+
+def test_the_salt_must_have_the_length_that_the_parameters_say():
+    algorithm = pss(salt=32)
+    assert not SIGNATURE_SCHEMES[oids.RSASSA_PSS].verify(
+        algorithm, private_key("rsa2048").public_key(), pss_sign("sha256", 20), OCTETS
+    )
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        der.NULL_TLV,
+        der.seq(der.explicit(2, der.encode_integer(32)), der.explicit(0, identifier(oids.SHA256))),
+        der.seq(der.explicit(4, der.encode_integer(1))),
+        der.seq(der.explicit(2, der.encode_integer(32) * 2)),
+        der.seq(der.explicit(0, identifier(oids.SHA256) * 2)),
+        der.seq(der.explicit(2, der.NULL_TLV)),
+        der.seq(der.encode_integer(32)),
+        pss_params(more=der.NULL_TLV),
+        pss_params(salt=1 << 80),
+    ],
+)
+def test_pss_parameters_that_are_malformed_are_bad_data_format(parameters):
+    algorithm = identifier(oids.RSASSA_PSS, parameters)
+    with pytest.raises(BadDataFormat):
+        signature_scheme(algorithm, "x").check(algorithm, private_key("rsa2048").public_key())
+
+
+@given(st.sampled_from([row[1] for row in ROWS]), st.data())
+def test_mutated_algorithm_identifiers_raise_nothing_but_cmp_errors(seed, data):
+    octets = bytearray(seed)
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(0, max(len(octets) - 1, 0)))
+        if data.draw(st.booleans()) and len(octets) > 1:
+            octets[position] = data.draw(st.integers(0, 255))
+        elif data.draw(st.booleans()):
+            octets.insert(position, data.draw(st.integers(0, 255)))
+        else:
+            del octets[position : position + data.draw(st.integers(1, 3))]
+    mutated = bytes(octets)
+    for kind in ("rsa2048", "p256", "ed25519"):
+        key = private_key(kind).public_key()
+        try:
+            scheme = signature_scheme(mutated, "protectionAlg")
+            scheme.check(mutated, key)
+        except CmpError:
+            continue
+        assert not scheme.verify(mutated, key, b"", OCTETS)
+
+
+# --- what our own keys sign with -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["p256", "p384", "p521", "rsa2048", "ed25519", "ed448"])
+def test_what_our_keys_sign_verifies_under_the_algorithm_that_they_name(kind):
+    key = private_key(kind)
+    own = algorithms.signature_algorithm(key)
+    scheme = signature_scheme(own.identifier, "x")
+    scheme.check(own.identifier, key.public_key())
+    assert scheme.verify(own.identifier, key.public_key(), own.sign(key, OCTETS), OCTETS)
+    assert algorithms.certificate_hash_name(own.identifier) == own.hash_name
+
+
+@pytest.mark.parametrize("key", [private_key("k256"), x25519.X25519PrivateKey.generate(), object()])
+def test_other_keys_of_ours_are_refused_with_their_kind(key):
+    with pytest.raises(ValueError, match="want"):
+        algorithms.signature_algorithm(key)
+
+
+def test_dsa_keys_fit_no_scheme():
+    key = dsa.generate_private_key(1024).public_key()
+    for oid, algorithm, _, made in ROWS:
+        with pytest.raises(BadAlg):
+            SIGNATURE_SCHEMES[oid].check(algorithm, key)
+        assert not SIGNATURE_SCHEMES[oid].verify(algorithm, key, made, OCTETS)

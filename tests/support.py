@@ -1,0 +1,156 @@
+"""A real installation in a temporary directory, its server in a real process, and openssl as a client."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+OPENSSL = shutil.which("openssl")
+needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="needs Debian's package openssl")
+
+
+def run(command: Sequence[str | Path], *, ok: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a command; with `ok` its exit code must be 0."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=timeout, check=False)
+    if ok and done.returncode != 0:
+        raise AssertionError(f"{' '.join(map(str, command))}\nexit {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def cmpd(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command `cmpd` in a process of its own."""
+    return run([sys.executable, "-m", "cmpd.cli.cmpd", *arguments], ok=ok)
+
+
+@dataclass
+class Server:
+    """A serving process. `log` grows while it runs."""
+
+    process: subprocess.Popen[str]
+    host: str = ""
+    port: int = 0
+    log: list[str] = field(default_factory=list)
+
+    def log_text(self) -> str:
+        return "".join(self.log)
+
+    def wait_for_log(self, pattern: str, seconds: float = 20) -> re.Match[str]:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if found := re.search(pattern, self.log_text()):
+                return found
+            if self.process.poll() is not None and not re.search(pattern, self.log_text()):
+                time.sleep(0.1)
+                break
+            time.sleep(0.01)
+        if found := re.search(pattern, self.log_text()):
+            return found
+        raise AssertionError(f"no line matches {pattern!r} in the log:\n{self.log_text()}")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(20)
+
+    def terminate(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(40)
+
+
+@dataclass
+class Installation:
+    """What `cmpd init` made."""
+
+    directory: Path
+
+    @classmethod
+    def make(cls, directory: Path, *options: str) -> "Installation":
+        cmpd("init", "--dir", directory, "--tcp", "127.0.0.1:0", *options)
+        return cls(directory)
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "cmpd.toml"
+
+    @property
+    def anchor(self) -> Path:
+        return self.directory / "ca.pem"
+
+    def configure(self, old: str, new: str) -> None:
+        """Replace a line of the configuration; it must be there."""
+        text = self.config.read_text()
+        assert old in text, f"{old!r} is not in {self.config}"
+        self.config.write_text(text.replace(old, new, 1))
+
+    def add_secret(self, reference: str, secret: str, *options: str) -> Path:
+        """Register a shared secret; returns the file that holds it."""
+        file = self.directory / f"{reference}.secret"
+        file.write_text(secret)
+        cmpd("entity", "add", reference, "--config", self.config, "--secret-file", file, *options)
+        return file
+
+    @contextmanager
+    def serving(self, program: Sequence[str] = ("-m", "cmpd.cli.cmpd", "serve"), **environment: str) -> Iterator[Server]:
+        """Serve in a process of its own until the block ends."""
+        process = subprocess.Popen(
+            [sys.executable, *program, "--config", str(self.config)],
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        server = Server(process)
+        reader = threading.Thread(target=_collect, args=(process, server.log), daemon=True)
+        reader.start()
+        try:
+            found = server.wait_for_log(r"ready .*listen=(\S+):(\d+)")
+            server.host, server.port = found[1], int(found[2])
+            yield server
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(40)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+            reader.join(10)
+            if process.stderr is not None:
+                process.stderr.close()
+
+
+def _collect(process: subprocess.Popen[str], log: list[str]) -> None:
+    if process.stderr is not None:
+        for line in process.stderr:
+            log.append(line)
+
+
+def new_key(file: Path, kind: str) -> Path:
+    """Make a private key with openssl: "rsa2048", "p256", "p384", "p521", "ed25519" or "ed448"."""
+    options = {
+        "rsa2048": ["RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
+        "p256": ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
+        "p384": ["EC", "-pkeyopt", "ec_paramgen_curve:P-384"],
+        "p521": ["EC", "-pkeyopt", "ec_paramgen_curve:P-521"],
+        "ed25519": ["ED25519"],
+        "ed448": ["ED448"],
+    }[kind]
+    run(["openssl", "genpkey", "-algorithm", *options, "-out", file])
+    return file
+
+
+def verify(anchor: Path, certificate: Path) -> None:
+    """`openssl verify` must be satisfied."""
+    run(["openssl", "verify", "-x509_strict", "-CAfile", anchor, certificate])
+
+
+def text_of(certificate: Path) -> str:
+    return run(["openssl", "x509", "-in", certificate, "-noout", "-text", "-nameopt", "RFC2253"]).stdout

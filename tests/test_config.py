@@ -1,0 +1,411 @@
+"""The configuration: every rule, every default, and all mistakes at once."""
+
+import re
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cmpd.asn1 import names
+from cmpd.config import Config, TcpConfig, load, parse, template
+from cmpd.config_values import DAY, EXTENDED_KEY_USAGES, HOUR, MINUTE, duration_text, listen_address, seconds
+from cmpd.errors import ConfigError
+
+BASE = Path("/base")
+FILES: dict[str, Any] = {
+    "ca": {"certificate": "ca.pem", "key": "ca.key"},
+    "cmp": {"certificate": "cmp.pem", "key": "/keys/cmp.key"},
+    "store": {"path": "cmpd.db", "secrets_key": "store.key"},
+    "tcp": [{"listen": "127.0.0.1:829"}],
+    "profile": {"default": {}},
+}
+
+
+def document(table: str = "", **keys: Any) -> dict[str, Any]:
+    """A complete document with `keys` in one table: "log", "tcp" (the first) or "profile" (the default one)."""
+    made = dict(FILES)
+    if table == "tcp":
+        made["tcp"] = [FILES["tcp"][0] | keys]
+    elif table == "profile":
+        made["profile"] = {"default": keys}
+    elif table:
+        made[table] = FILES.get(table, {}) | keys
+    return made
+
+
+def mistakes(found: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(found, BASE)
+    return str(caught.value).split("\n")
+
+
+# --- defaults --------------------------------------------------------------------------------------------------------
+
+
+def test_defaults_are_the_documented_ones():
+    config = parse(document(), BASE)
+    assert config.tcp[0].model_dump() == {
+        "listen": "127.0.0.1:829",
+        "max_message_octets": 262144,
+        "partial_frame_timeout": 30,
+        "idle_timeout": HOUR,
+        "send_timeout": MINUTE,
+        "max_connections": 10000,
+        "max_connections_per_address": 1024,
+        "max_in_flight": 32,
+        "write_high_water": 262144,
+        "rfc2510": True,
+    }
+    assert config.protection.model_dump() == {
+        "allow_sha1_mac": True,
+        "min_iterations": 100,
+        "max_iterations": 100_000,
+        "max_pbkdf2_iterations": 1_000_000,
+        "max_salt": 128,
+        "message_time_window": 5 * MINUTE,
+    }
+    assert config.enrolment.model_dump() == {
+        "default_profile": "default",
+        "implicit_confirm": True,
+        "confirm_wait": 10 * MINUTE,
+        "retention": DAY,
+        "max_requests_per_message": 16,
+        "certificate_holder_may_ask_for": "own",
+        "ca_pubs": True,
+    }
+    assert config.profile["default"].model_dump() == {
+        "keys": ("rsa", "p256", "p384", "p521", "ed25519", "ed448"),
+        "rsa_min_bits": 2048,
+        "rsa_max_bits": 8192,
+        "validity": 365 * DAY,
+        "max_validity": None,
+        "backdate": 5 * MINUTE,
+        "subject_required": (),
+        "subject_allowed": None,
+        "allow_empty_subject": True,
+        "san_allowed": ("dns", "ip", "email", "uri"),
+        "san_required": False,
+        "key_usage": ("digitalSignature",),
+        "key_usage_allowed": ("digitalSignature", "nonRepudiation", "keyEncipherment", "keyAgreement"),
+        "extended_key_usage": (),
+        "extended_key_usage_allowed": ("clientAuth", "serverAuth", "emailProtection"),
+        "allow_key_reuse": True,
+    }
+    assert config.log.model_dump() == {"level": "info", "json_lines": False}
+    assert config.ca.chain is None
+    assert config.ca.passphrase_file is None
+
+
+def test_the_template_states_exactly_the_defaults():
+    values = {"ca": FILES["ca"], "cmp": FILES["cmp"], "store": FILES["store"], "tcp": FILES["tcp"][0]}
+    text = template(values)
+    as_written = parse(tomllib.loads(text), BASE)
+    uncommented = parse(tomllib.loads(re.sub(r"^#(?=\w+ = )", "", text, flags=re.M)), BASE)
+    assert as_written == uncommented == parse(document(), BASE)
+
+
+def test_the_template_names_every_key_and_its_examples_are_valid():
+    values = {"ca": FILES["ca"], "cmp": FILES["cmp"], "store": FILES["store"], "tcp": FILES["tcp"][0]}
+    everything = tomllib.loads(re.sub(r"^(#|# Example: )(?=\w+ = )", "", template(values), flags=re.M))
+    config = parse(everything, BASE)
+    tables = [config.ca, config.cmp, config.store, config.tcp[0], config.protection, config.enrolment, config.log]
+    for table in [*tables, config.profile["default"]]:
+        assert table.model_fields_set == set(type(table).model_fields)
+    assert config.profile["default"].max_validity == 730 * DAY
+
+
+def test_template_explains_every_key():
+    values = {name: FILES[name] for name in ("ca", "cmp", "store")}
+    lines = template(values | {"tcp": FILES["tcp"][0]}).splitlines()
+    for before, line in pairwise(lines):
+        if re.match(r"#?\w+ = ", line):
+            assert before.startswith("# "), line
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_relative_paths_are_relative_to_the_file(tmp_path: Path):
+    directory = tmp_path / "etc"
+    directory.mkdir()
+    (directory / "cmpd.toml").write_text(
+        template({name: FILES[name] for name in ("ca", "cmp", "store")} | {"tcp": {"listen": "systemd"}})
+    )
+    config = load(directory / "cmpd.toml")
+    assert config.ca.certificate == directory / "ca.pem"
+    assert config.cmp.key == Path("/keys/cmp.key")
+    assert config.tcp[0].listen == "systemd"
+
+
+def test_all_mistakes_come_at_once_each_with_its_path():
+    found = {
+        "ca": {"certificat": "x", "key": 3},
+        "store": FILES["store"],
+        "tcp": [{"listen": "nowhere", "max_inflight": 3, "idle_timeout": "0s", "rfc2510": 1}],
+        "protection": {"max_salt": "x"},
+        "enrolment": {"certificate_holder_may_ask_for": "owm", "listen": 2},
+        "profile": {"a b": {}, "keys": {"keys": ["rsa", "p-256"], "rsa_mn_bits": 3}},
+        "log": {"level": "infos"},
+        "profil": {},
+    }
+    assert mistakes(found) == [
+        "ca.certificate: missing",
+        "ca.key: want a path, have 3",
+        'ca.certificat: unknown key; the nearest is "certificate"',
+        "cmp: missing",
+        'tcp[0].listen: want "HOST:PORT", "[IPv6 address]:PORT" or "systemd", have "nowhere"',
+        'tcp[0].idle_timeout: want 1s to 365d, have "0s"',
+        "tcp[0].rfc2510: want true or false, have 1",
+        'tcp[0].max_inflight: unknown key; the nearest is "max_in_flight"',
+        'protection.max_salt: want a whole number, have "x"',
+        'enrolment.certificate_holder_may_ask_for: "owm" is not possible; the nearest is "own"',
+        "enrolment.listen: unknown key; it belongs to [tcp]",
+        "profile.\"a b\": want a name of letters, digits, '_', '.' and '-', have \"a b\"",
+        'profile.keys.keys[1]: "p-256" is not possible; the nearest is "p256"',
+        'profile.keys.rsa_mn_bits: unknown key; the nearest is "rsa_min_bits"',
+        'log.level: "infos" is not possible; the nearest is "info"',
+        'profil: unknown key; the nearest is "profile"',
+    ]
+
+
+@pytest.mark.parametrize("octets", [b"[ca\n", b'a = "\xff"', b"x = 1\nx = 2"])
+def test_what_is_not_toml_is_one_clear_error(tmp_path: Path, octets: bytes):
+    path = tmp_path / "cmpd.toml"
+    path.write_bytes(octets)
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: is not ")):
+        load(path)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ConfigError, match=r"/nowhere/cmpd\.toml: cannot be read: No such file"):
+        load(Path("/nowhere/cmpd.toml"))
+
+
+def test_each_line_names_the_file(tmp_path: Path):
+    path = tmp_path / "cmpd.toml"
+    path.write_text("")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    lines = str(caught.value).split("\n")
+    assert [line.removeprefix(f"{path}: ") for line in lines] == [
+        f"{name}: missing" for name in ("ca", "cmp", "store", "tcp", "profile")
+    ]
+
+
+def test_values_are_frozen():
+    config = parse(document(), BASE)
+    with pytest.raises(ValueError, match="frozen"):
+        config.log.level = "debug"  # type: ignore[misc]
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+RULES: list[tuple[str, dict[str, Any], str]] = [
+    ("tcp", {"max_message_octets": 4095}, "tcp[0].max_message_octets: want at least 4096, have 4095"),
+    ("tcp", {"max_connections": 0}, "tcp[0].max_connections: want at least 1, have 0"),
+    ("tcp", {"max_connections_per_address": True}, "tcp[0].max_connections_per_address: want a whole"),
+    ("tcp", {"max_in_flight": 4097}, "tcp[0].max_in_flight: want at most 4096, have 4097"),
+    ("tcp", {"write_high_water": 1.5}, "tcp[0].write_high_water: want a whole number, have 1.5"),
+    ("tcp", {"partial_frame_timeout": 30}, "tcp[0].partial_frame_timeout: want a duration such as"),
+    ("tcp", {"send_timeout": "2h"}, 'tcp[0].send_timeout: want 1s to 1h, have "2h"'),
+    ("protection", {"min_iterations": 500, "max_iterations": 400},
+     "protection.max_iterations: want at least min_iterations (500), have 400"),
+    ("protection", {"min_iterations": 200_000},
+     "protection.max_iterations: want at least min_iterations (200000), have 100000"),
+    ("protection", {"allow_sha1_mac": "yes"}, 'protection.allow_sha1_mac: want true or false, have "yes"'),
+    ("protection", {"message_time_window": "of"}, "protection.message_time_window: want a duration such as"),
+    ("enrolment", {"confirm_wait": "31d"}, 'enrolment.confirm_wait: want 1s to 30d, have "31d"'),
+    ("enrolment", {"max_requests_per_message": 0}, "enrolment.max_requests_per_message: want at least 1, have 0"),
+    ("enrolment", {"default_profile": "other"},
+     'profile: enrolment.default_profile names "other", and there is no [profile.other]'),
+    ("profile", {"keys": []}, "profile.default.keys: want at least one, have none"),
+    ("profile", {"keys": ["rsa", "rsa"]}, 'profile.default.keys: "rsa" is there twice'),
+    ("profile", {"keys": "rsa"}, 'profile.default.keys: want a list, have "rsa"'),
+    ("profile", {"rsa_min_bits": 1024}, "profile.default.rsa_min_bits: want at least 2048, have 1024"),
+    ("profile", {"rsa_min_bits": 4096, "rsa_max_bits": 3072},
+     "profile.default.rsa_max_bits: want at least rsa_min_bits (4096), have 3072"),
+    ("profile", {"validity": "0d"}, 'profile.default.validity: want 1s to 36500d, have "0d"'),
+    ("profile", {"validity": "365d", "max_validity": "364d"},
+     'profile.default.max_validity: want at least validity ("365d"), have "364d"'),
+    ("profile", {"backdate": "8d"}, 'profile.default.backdate: want 0s to 7d, have "8d"'),
+    ("profile", {"subject_required": ["cn"]}, 'profile.default.subject_required[0]: "cn" is no attribute known here; '
+     'the nearest is "CN"'),
+    ("profile", {"subject_required": ["CN"], "subject_allowed": ["O"]},
+     'profile.default.subject_allowed: lacks "CN", which subject_required has'),
+    ("profile", {"san_allowed": ["dns", "url"]}, 'profile.default.san_allowed[1]: "url" is not possible; '
+     'the nearest is "uri"'),
+    ("profile", {"san_allowed": [], "san_required": True},
+     "profile.default.san_required: san_allowed is empty: no request could be granted"),
+    ("profile", {"key_usage": ["keyCertSign"]}, 'profile.default.key_usage[0]: "keyCertSign" is no keyUsage of an'),
+    ("profile", {"key_usage": []}, "profile.default.key_usage: want at least one, have none"),
+    ("profile", {"key_usage": ["dataEncipherment"]},
+     'profile.default.key_usage_allowed: lacks "dataEncipherment", which key_usage has'),
+    ("profile", {"keys": ["ed25519"], "key_usage": ["keyAgreement"]},
+     'profile.default.key_usage: "keyAgreement" fits none of the key types in keys'),
+    ("profile", {"key_usage": ["decipherOnly"]},
+     'profile.default.key_usage: "decipherOnly" means nothing without keyAgreement'),
+    ("profile", {"extended_key_usage": ["clientauth"]},
+     'profile.default.extended_key_usage[0]: "clientauth" is neither a key purpose known here nor a dotted '
+     'OID; the nearest is "clientAuth"'),
+    ("profile", {"extended_key_usage": ["1.2.3.4"]},
+     'profile.default.extended_key_usage_allowed: lacks "1.2.3.4", which extended_key_usage has'),
+    ("log", {"json": 1}, "log.json: want true or false, have 1"),
+    ("log", {"json_lines": True}, "log.json_lines: unknown key; known are level, json"),
+    ("ca", {"chain": ""}, 'ca.chain: want a path, have ""'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "keys", "wanted"), RULES, ids=[wanted.split(":")[0] for _, _, wanted in RULES])
+def test_rule(table: str, keys: dict[str, Any], wanted: str):
+    found = mistakes(document(table, **keys))
+    assert len(found) == 1, found
+    assert found[0].startswith(wanted)
+
+
+def test_tables_that_must_have_an_entry_may_not_be_empty():
+    assert mistakes(document() | {"tcp": []}) == ["tcp: want at least one, have none"]
+    assert mistakes(document() | {"profile": {}}) == ["profile: want at least one, have none"]
+
+
+def test_two_doors_may_not_share_an_address():
+    door = {"listen": "127.0.0.1:829"}
+    assert mistakes(document() | {"tcp": [door, door]}) == ['tcp: two doors listen on "127.0.0.1:829"']
+    assert len(parse(document() | {"tcp": [{"listen": "127.0.0.1:0"}] * 2}, BASE).tcp) == 2
+
+
+def test_off_is_none():
+    assert parse(document("protection", message_time_window="off"), BASE).protection.message_time_window is None
+
+
+def test_dotted_key_purposes_that_have_a_name_are_the_same():
+    keys = {
+        "extended_key_usage": ["1.3.6.1.5.5.7.3.2"],
+        "extended_key_usage_allowed": ["clientAuth", "1.3.6.1.4.1.9.9"],
+    }
+    profile = parse(document("profile", **keys), BASE).profile["default"]
+    assert profile.extended_key_usage == ("clientAuth",)
+    assert profile.extended_key_usage_allowed == ("clientAuth", "1.3.6.1.4.1.9.9")
+    assert len(set(EXTENDED_KEY_USAGES.values())) == len(EXTENDED_KEY_USAGES)
+
+
+def test_every_attribute_that_a_name_can_have_can_be_allowed():
+    allowed = list(names.ATTRIBUTE_TYPES)
+    assert parse(document("profile", subject_allowed=allowed), BASE).profile["default"].subject_allowed == tuple(
+        allowed
+    )
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("0s", 0), ("30s", 30), ("5m", 300), ("24h", DAY), ("365d", 365 * DAY), ("2w", 14 * DAY)]
+)
+def test_durations(text: str, wanted: int):
+    assert seconds(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "5", "m", "-5m", "5 m", "5M", "1.5h", "1h30m", "٥m", 5, None])
+def test_what_is_no_duration_is_refused(text: object):
+    with pytest.raises(ValueError, match="want a duration"):
+        seconds(text)
+
+
+@given(st.integers(0, 10**9 - 1))
+def test_duration_texts_mean_what_they_were_made_from(value: int):
+    assert seconds(duration_text(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("127.0.0.1:829", ("127.0.0.1", 829)),
+        ("[::1]:0", ("::1", 0)),
+        ("[fe80::1%eth0]:829", ("fe80::1%eth0", 829)),
+        ("ca.example.org:8829", ("ca.example.org", 8829)),
+        ("systemd", None),
+    ],
+)
+def test_listen_addresses(text: str, wanted: tuple[str, int] | None):
+    assert listen_address(text) == wanted
+    assert TcpConfig(listen=text).listen == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":829", "829", "::1:829", "host:", "host:65536", "host:x", "[::1]", "a b:1", "tcp://h:1"]
+)
+def test_what_is_no_listen_address_is_refused(text: str):
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        listen_address(text)
+
+
+JSON_LIKE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*Config.model_fields, "x"]), JSON_LIKE))
+def test_any_document_is_accepted_or_refused_with_lines(found: dict[str, Any]):
+    for line in mistakes(found):
+        assert re.fullmatch(r".+: .+", line)
+        assert line.isprintable()
+
+
+# --- the passphrase --------------------------------------------------------------------------------------------------
+
+
+def with_file(path: Path | None) -> Config:
+    return parse(document("ca", **({"passphrase_file": str(path)} if path else {})), BASE)
+
+
+def test_passphrase_comes_from_the_file_without_its_last_newline(tmp_path: Path):
+    path = tmp_path / "passphrase"
+    path.touch(mode=0o600)
+    path.write_bytes(b"two words\n\n")
+    assert with_file(path).ca.passphrase() == b"two words\n"
+
+
+def test_passphrase_comes_from_the_systemd_credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "passphrase").touch(mode=0o400)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    with pytest.raises(ConfigError, match="is empty"):
+        with_file(None).ca.passphrase()
+    (tmp_path / "passphrase").chmod(0o600)
+    (tmp_path / "passphrase").write_bytes(b"secret")
+    assert with_file(None).ca.passphrase() == b"secret"
+
+
+def test_without_file_and_credential_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(ConfigError, match=r"set ca\.passphrase_file"):
+        with_file(None).ca.passphrase()
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o620, 0o602, 0o601])
+def test_a_passphrase_that_others_can_use_is_refused(tmp_path: Path, mode: int):
+    path = tmp_path / "passphrase"
+    path.write_bytes(b"x")
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        with_file(path).ca.passphrase()
+
+
+def test_a_passphrase_of_the_owners_group_is_accepted(tmp_path: Path):
+    path = tmp_path / "passphrase"
+    path.write_bytes(b"x")
+    path.chmod(0o640)
+    assert with_file(path).ca.passphrase() == b"x"
+
+
+def test_an_endless_passphrase_is_refused(tmp_path: Path):
+    path = tmp_path / "passphrase"
+    path.touch(mode=0o600)
+    path.write_bytes(b"x" * 1024)
+    with pytest.raises(ConfigError, match="longer than 1023"):
+        with_file(path).ca.passphrase()

@@ -1,0 +1,179 @@
+"""A CA, its store and its responder in memory, with a clock that the test moves; answers are read by another codec.
+
+Requests are made with cmpd.client (itself held against an independent codec in tests/client). `World.ask` sends octets
+and gives back the answer decoded by pyasn1-alt-modules, with its protection verified.
+"""
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from pyasn1.codec.der.decoder import decode as decode_der
+from pyasn1.codec.der.encoder import encode as encode_der
+from pyasn1_alt_modules import rfc9810
+
+from cmpd.asn1 import der
+from cmpd.asn1.names import encode_name
+from cmpd.bootstrap import cmp_certificate, root_certificate
+from cmpd.ca import CertificateAuthority
+from cmpd.client.certificates import Certificate
+from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
+from cmpd.client.errors import CmpClientError
+from cmpd.client.messages import Request, Template, cert_request, protect
+from cmpd.client.responses import Answer, Trust, verify
+from cmpd.config import EnrolmentConfig, ProfileConfig
+from cmpd.credentials import CredentialDirectory
+from cmpd.daemon import make_signer
+from cmpd.env import Env
+from cmpd.handlers.base import Service
+from cmpd.message import Envelope, decode
+from cmpd.profiles import Profile
+from cmpd.protection.base import ProtectionPolicy
+from cmpd.records import Entity, EntityKind
+from cmpd.replies import FAIL_INFO_BITS
+from cmpd.responder import Responder, Settings
+from cmpd.signing.file import FileKey
+from cmpd.store.base import Store
+from cmpd.store.memory import MemoryStore
+from tests.chains import NOW
+
+
+class Clock:
+    """Time that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now: float = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class OpenSealer:
+    """Keeps secrets as they are: sealing has tests of its own."""
+
+    def open(self, sealed: bytes, reference: str) -> bytes:
+        return sealed
+
+
+@dataclass
+class Seen:
+    """An answer: our decoding and the independent one."""
+
+    envelope: Envelope
+    independent: Any
+
+    @property
+    def body(self) -> str:
+        return str(self.independent["body"].getName())
+
+    @property
+    def content(self) -> Any:
+        return self.independent["body"].getComponent()
+
+    def status(self, index: int = 0) -> tuple[int, str, frozenset[str]]:
+        """(status, text, names of failInfo) of an error, or of the response at `index` of an ip, cp or kup."""
+        info = self.content["pKIStatusInfo"] if self.body == "error" else self.content["response"][index]["status"]
+        text = str(info["statusString"][0]) if info["statusString"].isValue else ""
+        bits = tuple(info["failInfo"]) if info["failInfo"].isValue else []
+        pairs = [(name, bit) for name, bit in FAIL_INFO_BITS.items() if bit < len(bits) and bits[bit]]
+        return int(info["status"]), text, frozenset(name for name, _ in pairs)
+
+    def certificate(self, index: int = 0) -> Certificate:
+        pair = self.content["response"][index]["certifiedKeyPair"]
+        octets = encode_der(pair["certOrEncCert"]["certificate"])  # with its explicit tag [0]
+        return Certificate.load(octets[der.header(octets, 0, len(octets))[1] :])
+
+
+@dataclass
+class World:
+    """Everything a request meets, made anew for each test."""
+
+    enrolment: EnrolmentConfig = field(default_factory=EnrolmentConfig)
+    profiles: dict[str, ProfileConfig] = field(default_factory=lambda: {"default": ProfileConfig()})
+    policy: ProtectionPolicy = field(default_factory=ProtectionPolicy)
+    store: Store = field(default_factory=MemoryStore)
+    clock: Clock = field(default_factory=Clock)
+    window: int | None = 300
+
+    def __post_init__(self) -> None:
+        self.env = Env(now=self.clock, random=os.urandom)
+        self.ca_key = ec.generate_private_key(ec.SECP256R1())
+        cmp_key = ec.generate_private_key(ec.SECP256R1())
+        self.root = root_certificate(self.ca_key, encode_name("/O=Test/CN=Test CA"), self.env)
+        self.ca = CertificateAuthority(self.root, (), FileKey(self.ca_key), self.env)
+        self.cmp = cmp_certificate(cmp_key, self.ca_key, self.root, self.env)
+        self.signer = make_signer(FileKey(cmp_key), self.cmp, self.ca)
+        self.trust = Trust((Certificate.load(self.root),))
+        self.restart()
+
+    def restart(self) -> None:
+        """New objects over the same store: what a restarted server knows."""
+        profiles = {name: Profile(name, rules) for name, rules in self.profiles.items()}
+        self.service = Service(self.env, self.store, self.ca, profiles, self.enrolment)
+        self.credentials = CredentialDirectory(self.store, OpenSealer(), (self.root,), self.env)
+        settings = Settings(self.policy, self.window, None, asyncio.Event)
+        self.responder = Responder(self.service, self.credentials, self.signer, settings)
+
+    async def add_secret(self, reference: str = "device", secret: bytes = b"secret", **fields: Any) -> SharedSecret:
+        if isinstance(fields.get("subject"), str):
+            fields["subject"] = encode_name(fields["subject"])
+        fields.setdefault("uses_left", None)
+        await self.store.add_entity(Entity(0, reference, EntityKind.SECRET, sealed_secret=secret, **fields))
+        return SharedSecret(reference, secret, iterations=500)
+
+    async def add_certificate(self, reference: str, certificate: bytes, **fields: Any) -> None:
+        if isinstance(fields.get("subject"), str):
+            fields["subject"] = encode_name(fields["subject"])
+        fields.setdefault("uses_left", None)
+        await self.store.add_entity(Entity(0, reference, EntityKind.CERTIFICATE, certificate=certificate, **fields))
+
+    async def send(self, octets: bytes) -> Seen | None:
+        """The answer to these octets; it must be a PKIMessage for both decoders."""
+        answer = await self.responder.respond(octets, "test")
+        if answer is None:
+            return None
+        independent, rest = decode_der(answer, asn1Spec=rfc9810.PKIMessage())
+        assert not rest
+        return Seen(decode(answer), independent)
+
+    async def ask(self, request: Request, credential: Credential) -> Seen:
+        """Send a request; its answer's protection must verify for whoever holds the credential, errors included."""
+        seen = await self.send(request.der)
+        assert seen is not None
+        try:
+            verify(seen.envelope.der, request, credential, self.trust, self.env)
+        except CmpClientError:
+            assert seen.body == "error"
+            assert seen.envelope.protection is not None
+        return seen
+
+    async def ir(
+        self,
+        credential: Credential,
+        subject: str = "/CN=device",
+        *,
+        body: str = "ir",
+        implicit: bool = True,
+        **wish: Any,
+    ) -> tuple[Request, Seen, ec.EllipticCurvePrivateKey]:
+        """Ask for a certificate for a new P-256 key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        profile = wish.pop("profile", None)
+        template = Template(key, encode_name(subject), **wish)
+        request = cert_request(body, [template], credential, self.env, implicit_confirm=implicit, profile=profile)
+        return request, await self.ask(request, credential), key
+
+    async def holder(self, credential: Credential, subject: str = "/CN=device", **wish: Any) -> KeyAndCertificate:
+        """Somebody with a certificate of this CA."""
+        _, seen, key = await self.ir(credential, subject, **wish)
+        return KeyAndCertificate(key, seen.certificate(), (Certificate.load(self.root),))
+
+    def follow(self, request: Request, answer: Seen, body: str, content: bytes, **fields: Any) -> Request:
+        """The next message of a transaction."""
+        fields.setdefault("recip_nonce", answer.envelope.header.sender_nonce)
+        return protect(body, content, request.protector, self.env, transaction_id=request.transaction_id, **fields)
+
+
+__all__ = ["NOW", "Answer", "Clock", "Seen", "World"]
