@@ -129,7 +129,8 @@ def _read(octets: bytes) -> Certificate:
 def _outline(data: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes, dict[str, bytes]]:
     """Octets of serialNumber's contents, signatureAlgorithm, issuer, subject, key, and extnValue's contents by OID."""
     (whole,) = der.children(data, 0, len(data), 1)
-    tbs, (_, outer, _, outer_stop), _ = der.children(data, whole[2], whole[3], 3)
+    tbs, (_, outer, _, outer_stop), signature = der.children(data, whole[2], whole[3], 3)
+    der.octet_aligned(data, signature[2], signature[3], "signatureValue")
     fields = der.children(data, tbs[2], tbs[3], 10)
     if fields[0][0] == 0xA0:
         del fields[0]

@@ -325,7 +325,7 @@ def load(path: Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
     try:
-        return parse(document, path.absolute().parent)
+        return parse(document, path.resolve().parent)
     except ConfigError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from error
 

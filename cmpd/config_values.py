@@ -41,11 +41,12 @@ EXTENDED_KEY_USAGES: Final = {
     "emailProtection": "1.3.6.1.5.5.7.3.4",
     "timeStamping": "1.3.6.1.5.5.7.3.8",
     "OCSPSigning": "1.3.6.1.5.5.7.3.9",
+    "ipsecIKE": "1.3.6.1.5.5.7.3.17",
     "cmcCA": "1.3.6.1.5.5.7.3.27",
     "cmcRA": "1.3.6.1.5.5.7.3.28",
     "cmKGA": "1.3.6.1.5.5.7.3.32",
 }
-"""Names of key purposes and their OIDs (RFC 5280 section 4.2.1.12, RFC 6402, RFC 9810); others are given dotted."""
+"""Names of key purposes and their OIDs (RFC 5280 section 4.2.1.12, RFC 4945, 6402, 9480); others are given dotted."""
 
 KeyType = Literal["rsa", "p256", "p384", "p521", "ed25519", "ed448"]
 SanType = Literal["dns", "ip", "email", "uri", "dn"]
@@ -139,7 +140,7 @@ def _known(table: Collection[str], noun: str) -> AfterValidator:
 
 def _purpose(value: str) -> str:
     known = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
-    if re.fullmatch(r"[0-2](\.(0|[1-9][0-9]{0,38})){2,30}", value):
+    if re.fullmatch(r"([01]\.[1-3]?[0-9]|2\.(0|[1-9][0-9]{0,8}))(\.(0|[1-9][0-9]{0,38})){1,30}", value):
         return known.get(value, value)
     if value not in EXTENDED_KEY_USAGES:
         raise ValueError(

@@ -104,6 +104,12 @@ class Daemon:
             for host, port in server.addresses
         ]
 
+    def log_statistics(self) -> None:
+        """One line of figures since the start (SIGUSR1)."""
+        connections = sum(server.connections for server, _ in self.servers)
+        figures = " ".join(f"{name}={value}" for name, value in self.store.statistics().items())
+        _log.info("statistics connections=%d %s", connections, figures)
+
     async def tick(self) -> None:
         """What has to happen every second."""
         try:
@@ -238,6 +244,7 @@ async def _serve(config: Config) -> None:
     for name, sock in notify.take_sockets():
         passed.setdefault(name, []).append(sock)
     daemon = await assemble(config, Env())
+    loop.add_signal_handler(signal.SIGUSR1, daemon.log_statistics)
     try:
         await daemon.start(passed)
         _log.info("ready version=%s listen=%s", __version__, ",".join(daemon.addresses))

@@ -4,6 +4,7 @@ It plays the service manager: the server's READY=1 arrives on a socket of its ow
 the port or the log. Ctrl-C and SIGTERM drain the server; its exit status is passed on.
 """
 
+import os
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ BIN = Path(sys.executable).parent
 
 ENROL = (
     "cmpc ir --server {listen} --ref demo --secret-file {var}/demo.secret --trusted {var}/ca.pem"
-    " --subject CN=demo.example --out-dir {var}/demo"
+    " --subject CN=demo.example --new-key {var}/demo.key --out {var}/demo.pem"
 )
 
 
@@ -25,7 +26,8 @@ def run(var: Path, listen: str) -> int:
         manager.bind(f"{runtime}/notify")
         manager.settimeout(0.2)
         server = subprocess.Popen(
-            [BIN / "cmpd", "serve", "--config", var / "cmpd.toml"], env={"NOTIFY_SOCKET": f"{runtime}/notify"}
+            [BIN / "cmpd", "serve", "--config", var / "cmpd.toml"],
+            env={**os.environ, "NOTIFY_SOCKET": f"{runtime}/notify"},
         )
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the server as well
         signal.signal(signal.SIGTERM, lambda *_: server.terminate())

@@ -29,7 +29,7 @@ def run(command: Sequence[str | Path], *, ok: bool = True, timeout: float = 60) 
 
 def cmpd(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the command `cmpd` in a process of its own."""
-    return run([sys.executable, "-m", "cmpd.cli.cmpd", *arguments], ok=ok)
+    return run([sys.executable, "-m", "cmpd", *arguments], ok=ok)
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Installation:
         return file
 
     @contextmanager
-    def serving(self, program: Sequence[str] = ("-m", "cmpd.cli.cmpd", "serve"), **environment: str) -> Iterator[Server]:
+    def serving(self, program: Sequence[str] = ("-m", "cmpd", "serve"), **environment: str) -> Iterator[Server]:
         """Serve in a process of its own until the block ends."""
         process = subprocess.Popen(
             [sys.executable, *program, "--config", str(self.config)],

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cmpd.asn1 import names
+from cmpd.asn1 import der, names
 from cmpd.config import Config, TcpConfig, load, parse, template
 from cmpd.config_values import DAY, EXTENDED_KEY_USAGES, HOUR, MINUTE, duration_text, listen_address, seconds
 from cmpd.errors import ConfigError
@@ -290,6 +290,19 @@ def test_dotted_key_purposes_that_have_a_name_are_the_same():
     assert profile.extended_key_usage == ("clientAuth",)
     assert profile.extended_key_usage_allowed == ("clientAuth", "1.3.6.1.4.1.9.9")
     assert len(set(EXTENDED_KEY_USAGES.values())) == len(EXTENDED_KEY_USAGES)
+
+
+@pytest.mark.parametrize("oid", ["1.2", "1.40.3", "3.1.2", "1.02.3", "1.2.03", "1.2.", "1.2.3 "])
+def test_what_is_no_oid_is_refused(oid: str):
+    (line,) = mistakes(document("profile", extended_key_usage_allowed=[oid]))
+    assert "is neither a key purpose known here nor a dotted OID" in line
+
+
+@pytest.mark.parametrize("oid", ["1.39.3", "2.999.1", "0.9.2342.19200300", "2.5.29.37.0"])
+def test_what_is_an_oid_can_be_encoded_and_is_the_same_again(oid: str):
+    profile = parse(document("profile", extended_key_usage_allowed=[oid]), BASE).profile["default"]
+    assert profile.extended_key_usage_allowed == (oid,)
+    assert der.dotted(der.encode_oid(oid)[2:]) == oid
 
 
 def test_every_attribute_that_a_name_can_have_can_be_allowed():

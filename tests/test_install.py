@@ -25,6 +25,7 @@ from cmpd.errors import ConfigError
 from cmpd.install import KEYS, Plan, install_certificate, make_root, make_subordinate
 from cmpd.signing import file as signing_file
 from cmpd.signing.file import load_key, read_certificates
+from cmpd.store import sealing
 from cmpd.store.sealing import Sealer
 
 ROOT_FILES = {
@@ -80,6 +81,7 @@ def cheap_derivations() -> Iterator[None]:
     """What guessing a passphrase costs is tested in tests/signing; here it would only cost time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signing_file, "_ITERATIONS", 1000)
+        patch.setitem(sealing.SCRYPT, "n", 16)
         yield
 
 
@@ -119,11 +121,9 @@ def test_pkilint_finds_nothing_in_its_certificates(root: Path):
         assert lint(read_certificates(root / name)[0]) == []
 
 
-def test_pkilint_would_find_something(root: Path):
-    flawed = read_certificates(root / "ca.pem")[0].replace(
-        bytes.fromhex("0603551d0f0101ff"), bytes.fromhex("0603551d0f010100")
-    )
-    assert lint(flawed) != []  # keyUsage that is not critical (as a BOOLEAN that says so, which DER leaves out)
+def test_pkilint_would_find_something(made: Path):
+    without_key_id = read_certificates(made / "ca.pem")[0].replace(b"\x06\x03\x55\x1d\x0e", b"\x06\x03\x55\x1d\x63")
+    assert lint(without_key_id) != []
 
 
 def test_its_files_fit_together(root: Path):
@@ -241,6 +241,30 @@ def test_a_run_that_was_cut_off_is_noticed(tmp_path: Path):
     before = contents(tmp_path)
     with pytest.raises(ConfigError, match=r"\.init is there: another init is running, or was cut off"):
         make_root(Plan(tmp_path), Env())
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("moved", [0, 3, 7])
+def test_a_run_that_is_cut_off_while_it_moves_files_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+):
+    rename, count = Path.rename, iter(range(100))
+
+    def cut_off(self: Path, target: Path) -> Path:
+        if next(count) == moved:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            make_root(Plan(tmp_path / "ca"), Env())
+    found = {path.name for path in (tmp_path / "ca").rglob("*") if path.is_file()}
+    assert found == {Path(name).name for name in ROOT_FILES}
+    assert not (tmp_path / "ca/cmpd.toml").exists()  # so nothing can be started with a half of it
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="nothing was changed"):
+        make_root(Plan(tmp_path / "ca"), Env())
     assert contents(tmp_path) == before
 
 

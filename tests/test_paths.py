@@ -1,12 +1,12 @@
 import ipaddress
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -301,6 +301,16 @@ def test_weak_keys_are_refused_at_every_place() -> None:
         assert text in refusal(leaf(root, key=kind), [], [root])
 
 
+def test_an_rsa_key_with_a_long_exponent_is_refused_before_it_is_used() -> None:
+    root, other = issue(None, "root"), leaf(None, key="rsa")
+    info = read_certificate(other.der, "x").public_key_info
+    modulus = other.key.public_key().public_numbers().n
+    numbers = rsa.RSAPublicNumbers((1 << 2000) + 1, modulus).public_key()
+    slow = numbers.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(SignerNotTrusted, match="want an RSA public exponent of at most 64 bits"):
+        build_path(patched(other.der, info, slow), [], TrustAnchors.read([root.der]), NOW, LIMITS)
+
+
 def test_a_key_of_another_kind_is_refused_but_harmless_beside_the_path() -> None:
     root, ca, device = chain(3)
     x25519 = der.seq(der.seq(der.encode_oid("1.3.101.110")), der.encode_bits(bytes(range(32))))
@@ -391,11 +401,20 @@ def test_a_certificate_must_be_der_throughout() -> None:
         "serialNumber not in the fewest octets": patched(device, one, b"\x02\x02\x00\x05"),
         "another algorithm inside": device.replace(ECDSA_WITH_SHA256, der.encode_oid("1.2.840.10045.4.3.3"), 1),
         "extension twice": patched(device, b"\x06\x03\x55\x1d\x0e", b"\x06\x03\x55\x1d\x23"),
+        "signature of not whole octets": unaligned(leaf),
         "nothing": b"",
     }
     for what, octets in malformed.items():
         with pytest.raises(BadDataFormat):
             read_certificate(octets, what)
+
+
+def unaligned(make: Callable[..., Node]) -> bytes:
+    """A certificate whose signature ends in a zero bit that is said to be unused."""
+    octets = next(octets for octets in iter(lambda: make(None).der, b"") if not octets[-1] & 1)
+    (whole,) = der.children(octets, 0, len(octets))
+    *_, (_, _, start, _) = der.children(octets, *whole[2:])
+    return octets[:start] + b"\x01" + octets[start + 1 :]
 
 
 @settings(max_examples=200, deadline=None)

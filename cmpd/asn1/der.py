@@ -11,6 +11,7 @@ reads by value are checked by value (INTEGER in the fewest octets, BOOLEAN 00 or
 
 import calendar
 import time
+from collections.abc import Callable
 from typing import Final
 
 BOOLEAN: Final = 0x01
@@ -55,29 +56,34 @@ def header(data: bytes, pos: int, end: int) -> tuple[int, int, int]:
 
     `tag` is the identifier octet. The contents are guaranteed to end at or before `end`.
     """
-    if pos + 2 > end:
+    start = pos + 2
+    if start > end:
         raise DerError("value is cut off in its header")
     tag = data[pos]
     if tag & 0x1F == 0x1F:
         raise DerError("tag numbers above 30 do not occur in CMP")
     length = data[pos + 1]
-    start = pos + 2
     if length >= 0x80:
-        count = length & 0x7F
-        if count == 0:
-            raise DerError("indefinite length is not DER")
-        if count > 4:
-            raise DerError("length of more than 4 octets")
-        start += count
-        if start > end:
-            raise DerError("value is cut off in its length")
-        length = int.from_bytes(data[pos + 2 : start], "big")
-        if length < 0x80 or length >> (8 * (count - 1)) == 0:
-            raise DerError("length is not in the fewest octets")
+        start, length = _long_length(data, start, end, length & 0x7F)
     stop = start + length
     if stop > end:
         raise DerError("value is longer than what contains it")
     return tag, start, stop
+
+
+def _long_length(data: bytes, pos: int, end: int, count: int) -> tuple[int, int]:
+    """(first octet of the contents, length) of a value whose length is in `count` octets at `pos`."""
+    if count == 0:
+        raise DerError("indefinite length is not DER")
+    if count > 4:
+        raise DerError("length of more than 4 octets")
+    start = pos + count
+    if start > end:
+        raise DerError("value is cut off in its length")
+    length = int.from_bytes(data[pos:start], "big")
+    if length < 0x80 or length >> (8 * (count - 1)) == 0:
+        raise DerError("length is not in the fewest octets")
+    return start, length
 
 
 def expect(data: bytes, pos: int, end: int, tag: int, noun: str) -> tuple[int, int]:
@@ -159,68 +165,68 @@ def _time(text: bytes, year_digits: int, noun: str) -> int:
     return calendar.timegm((year, month, day, hour, minute, second))
 
 
-_KNOWN_PRIMITIVE: Final = frozenset(
-    {BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, NULL, OID, ENUMERATED, UTF8_STRING, NUMERIC_STRING, PRINTABLE_STRING}
-    | {
-        TELETEX_STRING,
-        IA5_STRING,
-        UTC_TIME,
-        GENERALIZED_TIME,
-        VISIBLE_STRING,
-        GENERAL_STRING,
-        UNIVERSAL_STRING,
-        BMP_STRING,
-    }
-)
-
-
 def check(data: bytes, pos: int, end: int, *, depth: int = MAX_DEPTH, limit: int = MAX_VALUES) -> None:
     """Refuse what is not DER in the values that fill [pos, end), down to `depth` levels and at most `limit` values.
 
     What a universal type says of its contents is checked; what an implicitly tagged one holds cannot be known here.
     """
-    levels = [(pos, end)]
-    while levels:
-        pos, end = levels.pop()
+    enclosing: list[int] = []
+    while True:
         while pos < end:
             tag, start, stop = header(data, pos, end)
-            pos = stop
             limit -= 1
             if limit < 0:
                 raise DerError("too many values")
             if tag & 0x20:
-                if tag < 0x40 and tag not in (SEQUENCE, SET):
+                if tag < 0x40 and tag != SEQUENCE and tag != SET:
                     raise DerError(f"universal type {tag & 0x1F:02X} must be primitive")
-                if len(levels) + 1 >= depth:
+                if len(enclosing) + 1 >= depth:
                     raise DerError(f"values nest deeper than {depth}")
-                levels.append((pos, end))  # also when it was the last child: the stack's height is the depth
+                enclosing.append(end)
                 pos, end = start, stop
-            elif tag < 0x40:
-                _check_primitive(data, tag, start, stop)
+                continue
+            if tag < 0x40:
+                if tag not in _PRIMITIVES:
+                    raise DerError(f"universal type {tag:02X} does not occur in CMP")
+                check_contents = _PRIMITIVES[tag]
+                if check_contents is not None:
+                    check_contents(data, start, stop)
+            pos = stop
+        if not enclosing:
+            return
+        end = enclosing.pop()
 
 
-def _check_primitive(data: bytes, tag: int, start: int, stop: int) -> None:
-    if tag not in _KNOWN_PRIMITIVE:
-        raise DerError(f"universal type {tag:02X} does not occur in CMP")
-    if tag in (INTEGER, ENUMERATED):
+def _check_integer(data: bytes, start: int, stop: int) -> None:
+    if stop - start != 1:
         integer(data, start, stop, "INTEGER", octets=1 << 20)
-    elif tag == BOOLEAN:
-        boolean(data, start, stop, "BOOLEAN")
-    elif tag == NULL:
-        if start != stop:
-            raise DerError("NULL is not empty")
-    elif tag == OID:
-        check_oid(data, start, stop, "OBJECT IDENTIFIER")
-    elif tag == BIT_STRING:
-        if start == stop or data[start] > 7 or (data[start] and stop - start == 1):
-            raise DerError("BIT STRING with a wrong number of unused bits")
-        if data[start] and data[stop - 1] & ((1 << data[start]) - 1):
-            raise DerError("BIT STRING with unused bits that are not zero")
-    elif tag == UTF8_STRING:
-        try:
-            data[start:stop].decode()
-        except UnicodeDecodeError:
-            raise DerError("UTF8String is not UTF-8") from None
+
+
+def _check_boolean(data: bytes, start: int, stop: int) -> None:
+    boolean(data, start, stop, "BOOLEAN")
+
+
+def _check_null(data: bytes, start: int, stop: int) -> None:
+    if start != stop:
+        raise DerError("NULL is not empty")
+
+
+def _check_bit_string(data: bytes, start: int, stop: int) -> None:
+    if start == stop or data[start] > 7 or (data[start] and stop - start == 1):
+        raise DerError("BIT STRING with a wrong number of unused bits")
+    if data[start] and data[stop - 1] & ((1 << data[start]) - 1):
+        raise DerError("BIT STRING with unused bits that are not zero")
+
+
+def _check_utf8(data: bytes, start: int, stop: int) -> None:
+    try:
+        data[start:stop].decode()
+    except UnicodeDecodeError:
+        raise DerError("UTF8String is not UTF-8") from None
+
+
+def _check_oid(data: bytes, start: int, stop: int) -> None:
+    check_oid(data, start, stop, "OBJECT IDENTIFIER")
 
 
 def check_oid(data: bytes, start: int, stop: int, noun: str) -> None:
@@ -229,8 +235,34 @@ def check_oid(data: bytes, start: int, stop: int, noun: str) -> None:
         raise DerError(f"{noun}: want 1 to 64 octets")
     if data[stop - 1] & 0x80:
         raise DerError(f"{noun}: last arc is cut off")
-    if data[start] == 0x80 or any(data[i] == 0x80 and not data[i - 1] & 0x80 for i in range(start + 1, stop)):
-        raise DerError(f"{noun}: arc is not in the fewest octets")
+    at = data.find(0x80, start, stop)
+    while at >= 0:
+        if at == start or not data[at - 1] & 0x80:
+            raise DerError(f"{noun}: arc is not in the fewest octets")
+        at = data.find(0x80, at + 1, stop)
+
+
+_PRIMITIVES: Final[dict[int, Callable[[bytes, int, int], None] | None]] = {
+    BOOLEAN: _check_boolean,
+    INTEGER: _check_integer,
+    BIT_STRING: _check_bit_string,
+    OCTET_STRING: None,
+    NULL: _check_null,
+    OID: _check_oid,
+    ENUMERATED: _check_integer,
+    UTF8_STRING: _check_utf8,
+    NUMERIC_STRING: None,
+    PRINTABLE_STRING: None,
+    TELETEX_STRING: None,
+    IA5_STRING: None,
+    UTC_TIME: None,
+    GENERALIZED_TIME: None,
+    VISIBLE_STRING: None,
+    GENERAL_STRING: None,
+    UNIVERSAL_STRING: None,
+    BMP_STRING: None,
+}
+"""The universal primitive types that occur in CMP, with what checks their contents; strings are read by names.py."""
 
 
 def dotted(contents: bytes) -> str:

@@ -73,10 +73,8 @@ class _Walk:
     def octets(self, value: Any, depth: int) -> None:
         # Extension values and public keys: `_parsed` is set at loading where a class explains the octets. `.parsed`
         # would guess at a class for those that none does.
-        if isinstance(value, core.ParsableOctetBitString):
-            _whole_octets(value)
         if value._parsed is not None:
-            octets = bytes(value)
+            octets = bytes(value)  # raises where a BIT STRING has unused bits
             der.check(octets, 0, len(octets), limit=self.left)
             self.enter(value.parsed, depth + 1)
             if value.parsed.dump() != octets:
@@ -96,7 +94,7 @@ def _filled(value: Any) -> None:
             if "default" in params and octets[index] == spec(**params).dump():
                 octets[index] = b""
     if isinstance(value, core.Set):
-        octets.sort(key=lambda child: child[:1] and (child[0] & 0xDF,))  # by tag
+        octets.sort(key=lambda child: child[0] & 0xDF if child else 0)  # by tag, primitive or not
     elif isinstance(value, core.SetOf):
         octets.sort()
     if b"".join(octets) != value.contents:

@@ -1,0 +1,1 @@
+"""The commands: `cmpd` for the operators of the CA, `cmpc` for end entities."""

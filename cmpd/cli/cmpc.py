@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -310,7 +309,7 @@ def _job(args: argparse.Namespace, credential: Credential, paths: Paths) -> Job:
         request = _csr(args.csr)
         return lambda client: client.p10cr(request, options=options)
     days = getattr(args, "days", None)
-    not_after = None if days is None else int(time.time()) + days * DAY
+    not_after = None if days is None else int(Env().now()) + days * DAY
     subject, extensions = b"", []
     if args.command != "kur":
         subject = _subject(args, credential)

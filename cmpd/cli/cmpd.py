@@ -5,6 +5,7 @@ arguments: they come from files or standard input.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,12 +32,14 @@ def main(argv: Sequence[str] | None = None, env: Env | None = None) -> int:
     args = parser().parse_args(argv)
     command: Command = args.command
     try:
-        return command(args, env or Env())
+        code = command(args, env or Env())
+        sys.stdout.flush()
+        return code
     except CmpdError as error:
         for line in str(error).split("\n"):
             note(f"cmpd: {line}")
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has left; the interpreter would complain at its end
+    except BrokenPipeError:  # whoever read our output has left; what is buffered still must not be written to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         note(f"cmpd: {error.filename or ''}: {error.strerror or error}")
     except KeyboardInterrupt:

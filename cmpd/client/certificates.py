@@ -1,39 +1,30 @@
 """Certificates as a client sees them: their fields as octets, files of them, and the path to a trust anchor.
 
-The path is built from the set of certificates at hand in any order (RFC 9483 section 3.3), by name and signature, and
-checked as RFC 5280 section 6.1 says for what can occur below a CA of cmpd: validity, basicConstraints with path length,
-keyUsage. A CA certificate with a critical extension that is not checked here (name constraints, policies) is refused.
+The path is the one that the server's side searches for too (cmpd.paths); here its texts become the user's.
 """
 
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.x509.oid import ExtensionOID
 
+from cmpd import certificates
 from cmpd.asn1 import der
+from cmpd.certificates import read_certificate
 from cmpd.client.errors import ClientError, VerificationError
+from cmpd.errors import CmpError
+from cmpd.paths import PathLimits, TrustAnchors, find_path
 
-MAX_PATH: Final = 10
-"""Certificates in a path, the trust anchor included."""
+MAX_OTHERS: Final = 32
+"""How many certificates of an answer are looked at for a path."""
 
 _PEM: Final = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END ")
-_CHECKED: Final = frozenset(
-    {
-        ExtensionOID.BASIC_CONSTRAINTS,
-        ExtensionOID.KEY_USAGE,
-        ExtensionOID.EXTENDED_KEY_USAGE,
-        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
-        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
-        ExtensionOID.SUBJECT_KEY_IDENTIFIER,
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,50 +125,18 @@ def build_path(
 
     VerificationError says why there is none. `others` may hold anything in any order; nothing in it is trusted.
     """
-    pool = list(dict.fromkeys(others))[:100]
-    reasons: list[str] = []
-    steps = [1000]  # candidates that may be tried in all: many certificates with one name must not cost without bound
-
-    def climb(path: list[Certificate]) -> list[Certificate] | None:
-        last = path[-1]
-        if not last.valid_at(now):
-            reasons.append(f"{last.subject_text} is not valid now")
-            return None
-        if last in anchors:
-            return path
-        if len(path) >= MAX_PATH:
-            reasons.append(f"path longer than {MAX_PATH}")
-            return None
-        for issuer in (*anchors, *pool):
-            if issuer.subject == last.issuer and issuer not in path and steps[0] > 0:
-                steps[0] -= 1
-                fault = _issuer_fault(issuer, last, len(path) - 1)
-                found = climb([*path, issuer]) if fault is None else None
-                if found is not None:
-                    return found
-                if fault is not None:
-                    reasons.append(fault)
-        return None
-
-    path = climb([leaf])
-    if path is None:
-        why = reasons[0] if reasons else f"issuer {leaf.parsed.issuer.rfc4514_string()} is not known"
-        raise VerificationError(f"no path from {leaf.subject_text} to a trust anchor: {why}")
-    return path
-
-
-def _issuer_fault(issuer: Certificate, issued: Certificate, below: int) -> str | None:
-    """Why `issuer` cannot have issued `issued` with `below` CA certificates under it, or None if it can."""
-    if not issuer.is_ca or not issuer.may("key_cert_sign"):
-        return f"{issuer.subject_text} is not a CA"
-    limit = issuer.parsed.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
-    if limit is not None and below > limit:
-        return f"{issuer.subject_text} allows {limit} CA certificates below it, have {below}"
-    unknown = [e.oid.dotted_string for e in issuer.parsed.extensions if e.critical and e.oid not in _CHECKED]
-    if unknown:
-        return f"{issuer.subject_text} has a critical extension that is not understood: {unknown[0]}"
+    pool = [one for one in dict.fromkeys(others) if one != leaf][:MAX_OTHERS]
+    known = {one.der: one for one in (leaf, *pool, *anchors)}
     try:
-        issued.parsed.verify_directly_issued_by(issuer.parsed)
-    except (InvalidSignature, ValueError, TypeError):
-        return f"the signature of {issued.subject_text} is not by {issuer.subject_text}"
-    return None
+        trusted = TrustAnchors.read(one.der for one in anchors)
+        found = find_path(read_certificate(leaf.der, "certificate"), list(_readable(pool)), trusted, now, PathLimits())
+    except CmpError as error:
+        raise VerificationError(f"no path from {leaf.subject_text} to a trust anchor: {error.text}") from None
+    return [known[one.der] for one in found.certificates]
+
+
+def _readable(pool: Iterable[Certificate]) -> Iterator[certificates.Certificate]:
+    """Those that can be read strictly; one that cannot must not spoil the path over the others."""
+    for one in pool:
+        with suppress(CmpError):
+            yield read_certificate(one.der, "certificate")

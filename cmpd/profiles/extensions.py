@@ -16,6 +16,7 @@ from typing import Final
 from cmpd.asn1 import der
 from cmpd.asn1.der import DerError
 from cmpd.asn1.names import read_name
+from cmpd.config_values import EXTENDED_KEY_USAGES
 from cmpd.errors import BadCertTemplate
 from cmpd.profiles.base import KEY_CAN, KEY_USAGE_BITS, Wish
 
@@ -25,20 +26,6 @@ OID_SAN: Final = der.encode_oid("2.5.29.17")[2:]
 OID_BASIC_CONSTRAINTS: Final = der.encode_oid("2.5.29.19")[2:]
 OID_AKI: Final = der.encode_oid("2.5.29.35")[2:]
 OID_EKU: Final = der.encode_oid("2.5.29.37")[2:]
-
-EXTENDED_KEY_USAGES: Final = {
-    "serverAuth": "1.3.6.1.5.5.7.3.1",
-    "clientAuth": "1.3.6.1.5.5.7.3.2",
-    "codeSigning": "1.3.6.1.5.5.7.3.3",
-    "emailProtection": "1.3.6.1.5.5.7.3.4",
-    "ipsecIKE": "1.3.6.1.5.5.7.3.17",
-    "timeStamping": "1.3.6.1.5.5.7.3.8",
-    "OCSPSigning": "1.3.6.1.5.5.7.3.9",
-    "cmcCA": "1.3.6.1.5.5.7.3.27",
-    "cmcRA": "1.3.6.1.5.5.7.3.28",
-    "cmKGA": "1.3.6.1.5.5.7.3.32",
-}
-"""ExtendedKeyUsage purposes that have a name in the configuration; others are written as dotted OIDs."""
 
 _MAX_SAN_NAMES = 100
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)\Z")

@@ -32,6 +32,9 @@ class Store(Protocol):
     def generation(self) -> int:
         """Grows when entities or certificate states may have changed (never by ordinary issuance)."""
 
+    def statistics(self) -> dict[str, int]:
+        """Figures since it was opened: "commits" and "units" written, for the log."""
+
     async def refresh(self) -> int:
         """Notice what other processes changed since the last write, cheaply; returns the generation."""
 

@@ -91,6 +91,10 @@ class MemoryStore:
         """Grows when entities or certificate states may have changed."""
         return self._generation
 
+    def statistics(self) -> dict[str, int]:
+        """There are no commits here."""
+        return {}
+
     async def refresh(self) -> int:
         """There is no other process; returns the generation."""
         self._check_open()

@@ -90,6 +90,10 @@ class SqliteStore:
         """How many units were written since it was opened."""
         return self._writer.units
 
+    def statistics(self) -> dict[str, int]:
+        """Commits and units since the store was opened."""
+        return {"commits": self.commits, "units": self.units}
+
     async def refresh(self) -> int:
         """Notice what other processes changed; returns the generation."""
         return await self._writer.refresh()

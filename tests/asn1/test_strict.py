@@ -43,6 +43,8 @@ def test_nothing_lazy_is_left_in_what_comes_back(kind: str) -> None:
 
 NAME = der.seq(der.tlv(der.SET, der.seq(der.encode_oid("2.5.4.3"), der.encode_utf8("x"))))
 ONE = der.encode_integer(1)
+SURNAME, INITIALS = der.tlv(0x80, b"S"), der.tlv(0x82, b"I")
+RSA_KEY = der.seq(der.encode_integer(15), der.encode_integer(2))
 DNS = der.encode_oid("2.5.29.17")
 
 
@@ -75,6 +77,7 @@ GOOD: dict[str, tuple[Any, bytes]] = {
     "explicit tag of a CHOICE": (crmf.CertTemplate, der.seq(der.explicit(5, NAME))),
     "no DEFAULT": (x509.Extensions, extension("2.5.29.17", der.seq(der.tlv(0x82, b"a")))),
     "no DEFAULT inside octets": (x509.Extensions, extension("2.5.29.19", der.seq())),
+    "a SET of fields in order": (x509.PersonalName, der.tlv(der.SET, SURNAME + INITIALS)),
     "a SET in order": (x509.Name, rdn(("2.5.4.10", "o"), ("2.5.4.3", "long"))),
     "named bits in an extension": (x509.Extensions, extension("2.5.29.15", b"\x03\x02\x07\x80")),
     "IA5String": (x509.GeneralName, der.tlv(0x82, b"a")),
@@ -82,6 +85,10 @@ GOOD: dict[str, tuple[Any, bytes]] = {
     "GeneralizedTime": (
         cmp.InfoTypeAndValue,
         der.seq(der.encode_oid("1.3.6.1.5.5.7.4.14"), der.tlv(0x18, b"20300102030405Z")),
+    ),
+    "RSA key": (
+        algs.SubjectPublicKeyInfo,
+        der.seq(der.seq(der.encode_oid("1.2.840.113549.1.1.1"), der.NULL_TLV), der.encode_bits(RSA_KEY)),
     ),
     "UTCTime": (crmf.OptionalValidity, der.seq(der.explicit(0, der.tlv(0x17, b"300228000000Z")))),
     "PollRep": (cmp.PollRep, der.seq(ONE, ONE)),
@@ -129,8 +136,14 @@ BAD: dict[str, tuple[Any, bytes]] = {
         der.seq(der.seq(DNS, der.encode_boolean(False), der.encode_octets(der.seq(der.tlv(0x82, b"a"))))),
     ),
     "a DEFAULT spelt out inside octets": (x509.Extensions, extension("2.5.29.19", der.seq(b"\x01\x01\x00"))),
+    "a SET of fields out of order": (x509.PersonalName, der.tlv(der.SET, INITIALS + SURNAME)),
     "a SET out of order": (x509.Name, rdn(("2.5.4.3", "long"), ("2.5.4.10", "o"))),
     "octets after an extension's value": (x509.Extensions, extension("2.5.29.15", b"\x03\x02\x07\x80\x00")),
+    "a value after an extension's value": (x509.Extensions, extension("2.5.29.15", b"\x03\x02\x07\x80\x05\x00")),
+    "unused bits in a key": (
+        algs.SubjectPublicKeyInfo,
+        der.seq(der.seq(der.encode_oid("1.2.840.113549.1.1.1"), der.NULL_TLV), der.encode_bits(RSA_KEY, 1)),
+    ),
     "BER inside an extension": (x509.Extensions, extension("2.5.29.17", b"\x30\x80\x82\x01a\x00\x00")),
     "BER nested deep inside an extension": (
         x509.Extensions,
@@ -144,6 +157,7 @@ BAD: dict[str, tuple[Any, bytes]] = {
         cmp.InfoTypeAndValue,
         der.seq(der.encode_oid("1.3.6.1.5.5.7.4.14"), der.tlv(0x18, b"20300102030405.5Z")),
     ),
+    "a time without seconds": (crmf.OptionalValidity, der.seq(der.explicit(0, der.tlv(0x17, b"3002280000Z")))),
     "a time of no day": (crmf.OptionalValidity, der.seq(der.explicit(0, der.tlv(0x17, b"300230000000Z")))),
     "a key that is no point": (
         algs.SubjectPublicKeyInfo,
@@ -176,7 +190,7 @@ def test_the_text_for_the_peer_has_nothing_of_the_input_or_of_the_exception() ->
         der.tlv(0x86, b"HTTP://A.example:80/%7euser?x=[1]|"),
         der.tlv(0x86, b"http://[::1]:8/"),
         der.tlv(0x86, b"ldap:///CN=x?y?z"),
-        der.tlv(0x82, b"XN--A"),
+        der.tlv(0x82, b"xn--a"),
         der.tlv(0x82, b"a..b"),
         der.tlv(0x81, b"@"),
         der.tlv(0x87, b"\x01\x02\x03\x04\xff\x00\xff\x00"),
@@ -260,6 +274,12 @@ def test_the_number_of_values_has_a_limit_that_a_caller_may_lower() -> None:
     load_strict(cmp.POPODecKeyRespContent, octets, noun="popdecr", max_values=11)
     assert refusal(cmp.POPODecKeyRespContent, octets, max_values=10).text == "the noun: want DER: too many values"
     load_strict(cmp.POPODecKeyRespContent, der.seq(ONE * (MAX_VALUES - 1)), noun="popdecr")
+
+
+def test_a_choice_counts_as_a_value_of_its_own() -> None:
+    octets = der.seq(der.tlv(0x82, b"a") * 10)
+    load_strict(x509.GeneralNames, octets, noun="names", max_values=21)
+    refusal(x509.GeneralNames, octets, max_values=20)
 
 
 @st.composite

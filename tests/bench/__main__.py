@@ -6,15 +6,18 @@ A ratio is the server's CPU time per transaction in a round over the floor of th
 
 import argparse
 import json
+import re
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from tests.bench import floor
 from tests.bench.requests import Macced, Signed
@@ -29,28 +32,23 @@ def cpu_seconds(process: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
 
 
-def commits(directory: Path, server: Server) -> tuple[int, int]:
-    """(commits, units) that the server has counted; it logs them on SIGUSR1."""
-    import re
-    import signal
-
-    before = len(re.findall("store commits=", server.log_text()))
+def commits(server: Server) -> int:
+    """How many commits the server has made; it logs its statistics on SIGUSR1."""
+    before = len(server.log)
     server.process.send_signal(signal.SIGUSR1)
-    for _ in range(200):
-        found = re.findall(r"store commits=(\d+) units=(\d+)", server.log_text())
-        if len(found) > before:
-            return int(found[-1][0]), int(found[-1][1])
-        server.process.poll()
-        import time
-
-        time.sleep(0.01)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        for line in server.log[before:]:
+            if found := re.search(r"statistics .*commits=(\d+)", line):
+                return int(found[1])
+        time.sleep(0.005)
     raise RuntimeError("the server does not tell its commits")
 
 
 def enrol(installation: Installation, server: Server, directory: Path) -> Signed:
     """A certificate for the sender of signed requests, through cmpc."""
     run(
-        [sys.executable, "-m", "cmpd.cli.cmpc", "ir", "--server", f"{server.host}:{server.port}", "--ref", "bench"]
+        [Path(sys.executable).with_name("cmpc"), "ir", "--server", f"{server.host}:{server.port}", "--ref", "bench"]
         + ["--secret-file", installation.directory / "bench.secret", "--subject", "CN=bench sender"]
         + ["--new-key", directory / "sender.key", "--key-type", "p256", "--out", directory / "sender.pem"]
     )
@@ -58,25 +56,23 @@ def enrol(installation: Installation, server: Server, directory: Path) -> Signed
     key = load_pem_private_key((directory / "sender.key").read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     kid = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     return Signed(key, certificate.public_bytes(Encoding.DER), "CN=bench sender", kid)
 
 
-def one_load(server: Server, file: Path, connections: int, directory: Path) -> dict[str, float]:
+def one_load(server: Server, file: Path, connections: int) -> dict[str, float]:
     """One run of the load generator, with the server's CPU time and commits per transaction."""
     command = [sys.executable, "-m", "tests.bench.load", str(file), server.host, str(server.port), str(connections)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        commits_before, _ = commits(directory, server)
+        commits_before = commits(server)
         before = cpu_seconds(server.process.pid)
         process.stdin.write("go\n")
         process.stdin.flush()
         result: dict[str, float] = json.loads(process.stdout.readline())
         cpu = cpu_seconds(server.process.pid) - before
-        commits_after, _ = commits(directory, server)
+        commits_after = commits(server)
     result["cpu_us"] = 1e6 * cpu / result["count"]
     result["commits_per_certificate"] = (commits_after - commits_before) / result["count"]
     return result
@@ -99,7 +95,9 @@ def main() -> int:
     return 0
 
 
-def bench(directory: Path, options: argparse.Namespace, connections: list[int]) -> dict[str, dict[str, dict[str, float]]]:
+def bench(
+    directory: Path, options: argparse.Namespace, connections: list[int]
+) -> dict[str, dict[str, dict[str, float]]]:
     """All rounds; {kind: {connections: figures}}."""
     installation = Installation.make(directory / "ca")
     installation.add_secret("bench", "a secret of the benchmark", "--uses", "unlimited")
@@ -116,14 +114,16 @@ def bench(directory: Path, options: argparse.Namespace, connections: list[int]) 
                     file = directory / "requests"
                     file.write_bytes(maker.make(options.requests if count > 1 else min(options.requests, 300)))
                     before = floor.measure(floors[kind], options.seconds / 2)
-                    figures = one_load(server, file, count, directory)
+                    figures = one_load(server, file, count)
                     after = floor.measure(floors[kind], options.seconds / 2)
                     figures["floor_us"] = 1e6 * (before + after) / 2
                     figures["ratio"] = figures["cpu_us"] / figures["floor_us"]
                     rows.setdefault((kind, count), []).append(figures)
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
     results: dict[str, dict[str, dict[str, float]]] = {}
-    print(f"{'':10} {'conn.':>5} {'ratio':>6} {'CPU us':>8} {'floor us':>8} {'per s':>7} {'p50 ms':>7} {'p99 ms':>7} commits/cert")
+    print(
+        f"{'':10} {'conn.':>5} {'ratio':>6} {'CPU us':>8} {'floor us':>8} {'per s':>7} {'p50 ms':>7} {'p99 ms':>7} commits/cert"
+    )
     for (kind, count), measured in rows.items():
         figures = {name: statistics.median(one[name] for one in measured) for name in measured[0] if name != "count"}
         results.setdefault(kind, {})[str(count)] = {name: round(value, 4) for name, value in figures.items()}

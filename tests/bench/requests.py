@@ -39,9 +39,7 @@ def frame(message: bytes) -> bytes:
 
 def _part(body: bytes, sender: bytes, algorithm: bytes, kid: bytes | None) -> bytes:
     header = ReplyHeader(2, NULL_DN, time.time(), os.urandom(16), os.urandom(16), None, implicit_confirm=True)
-    return encode_protected_part(
-        header, BODY_TYPES["ir"], body, sender=sender, algorithm=algorithm, sender_kid=kid
-    )
+    return encode_protected_part(header, BODY_TYPES["ir"], body, sender=sender, algorithm=algorithm, sender_kid=kid)
 
 
 @dataclass

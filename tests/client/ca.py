@@ -88,14 +88,17 @@ class Forge:
     iterations: int = 500
     signer: Issued | None = None  # signs instead of the CA's CMP certificate
     sender: bytes | None = None
+    sender_kid: bytes | None = None
+    nonce_octets: int = 16
     protection: str | None = None  # "mac", "signature" or "none" instead of the kind of the request
     flip: bool = False  # one bit of the protection
-    change: Callable[[bytes], bytes] = staticmethod(lambda octets: octets)  # of the protected part, after protection
+    change: Callable[[bytes], bytes] = bytes  # of the protected part, after protection
     other_key: bool = False  # the certificate is for another key
     other_issuer: bool = False
     cert_req_id: int | None = None
     status: int = 0
     grant_implicit: bool = True
+    grant_unasked: bool = False
     ca_pubs: tuple[bytes, ...] = ()
     extra: tuple[bytes, ...] = ()  # more of extraCerts
 
@@ -155,8 +158,9 @@ class Ca:
 
     def _message(self, request: Envelope, body: str, content: bytes, forge: Forge) -> bytes:
         header = request.header
-        kind = forge.protection or ("mac" if der.encode_oid("1.2.840.10045.4.3.2") not in (header.protection_alg or b"")
-                                    else "signature")
+        kind = forge.protection or (
+            "mac" if der.encode_oid("1.2.840.10045.4.3.2") not in (header.protection_alg or b"") else "signature"
+        )
         signer = forge.signer or self.signer
         salt = os.urandom(16)
         parameter = der.seq(der.encode_octets(salt), SHA256, der.encode_integer(forge.iterations), HMAC_SHA256)
@@ -165,11 +169,13 @@ class Ca:
             "signature": ECDSA_SHA256,
             "none": None,
         }[kind]
-        wants_implicit = header.implicit_confirm and forge.grant_implicit and body != "pkiconf"
+        asked = header.implicit_confirm or forge.grant_unasked
+        wants_implicit = asked and forge.grant_implicit and body != "pkiconf"
         fields: list[tuple[int, bytes | None]] = [
             (1, algorithm),
+            (2, None if forge.sender_kid is None else der.encode_octets(forge.sender_kid)),
             (4, der.encode_octets(forge.transaction_id or header.transaction_id or b"")),
-            (5, der.encode_octets(os.urandom(16))),
+            (5, der.encode_octets(os.urandom(forge.nonce_octets))),
             (6, der.encode_octets(forge.recip_nonce or header.sender_nonce or b"")),
             (8, der.seq(IMPLICIT) if wants_implicit else None),
         ]

@@ -159,11 +159,12 @@ async def test_the_last_request_asks_for_close_and_the_next_one_has_a_new_connec
 
 
 async def test_close_waits_for_the_answers_and_ends_the_connection() -> None:
-    ended = asyncio.Event()
+    asked, ended = asyncio.Event(), asyncio.Event()
 
     async def behave(peer: Peer) -> None:
         message = await peer.read()
         assert message is not None
+        asked.set()
         await asyncio.sleep(0.05)
         await peer.answer(message[2])
         assert await peer.read() is None
@@ -172,9 +173,7 @@ async def test_close_waits_for_the_answers_and_ends_the_connection() -> None:
     async with serving(behave) as server:
         connection = Connection("127.0.0.1", server.port, limits=QUICK)
         request = asyncio.create_task(connection.request(b"1"))
-        while not server.connections:
-            await asyncio.sleep(0.001)
-        await asyncio.sleep(0.01)
+        await asked.wait()
         await connection.close()
         assert await request == b"1"
         await asyncio.wait_for(ended.wait(), 5)

@@ -58,7 +58,7 @@ async def enrol(ca: Ca, credential: Credential = MAC, trust: Trust | None = None
     return result
 
 
-# --- what goes right ---------------------------------------------------------------------------------------------------
+# --- what goes right ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mac", ["pbm", "pbmac1"])
@@ -90,6 +90,13 @@ async def test_cert_conf_follows_when_implicit_confirmation_is_not_granted_or_no
     assert status["cert_hash"].native == messages.cert_hash(result.certificate)
     assert status["cert_req_id"].native == 0
     assert "status_info" not in status or status["status_info"].native is None
+
+
+async def test_implicit_confirmation_that_nobody_asked_for_does_not_replace_cert_conf(ca: Ca) -> None:
+    forged(ca, grant_unasked=True)
+    result = await enrol(ca, implicit_confirm=False)
+    assert not result.implicitly_confirmed
+    assert [name for name, _ in ca.received] == ["ir", "certConf"]
 
 
 async def test_cr_with_a_certificate(ca: Ca) -> None:
@@ -166,7 +173,7 @@ async def test_granted_with_mods_is_told(ca: Ca) -> None:
     assert (await enrol(ca)).status.status == "grantedWithMods"
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------------
+# --- what is refused ---------------------------------------------------------------
 
 
 async def test_a_rejected_request_says_status_fail_info_and_text(ca: Ca) -> None:
@@ -204,7 +211,7 @@ async def test_control_characters_in_a_servers_text_do_not_reach_the_terminal(ca
     assert str(caught.value).isprintable()
 
 
-# --- what is forged -------------------------------------------------------------------------------------------------------
+# --- what is forged ---------------------------------------------------------------
 
 
 def _change_last(octets: bytes) -> bytes:
@@ -214,6 +221,7 @@ def _change_last(octets: bytes) -> bytes:
 FORGERIES: list[tuple[str, dict[str, Any]]] = [
     ("transactionID is not", {"transaction_id": bytes(16)}),
     ("recipNonce is not", {"recip_nonce": bytes(16)}),
+    ("want a senderNonce of at least 128 bits", {"nonce_octets": 15}),
     ("is not protected", {"protection": "none"}),
     ("want ip to ir, have cp", {"body": "cp"}),
     ("want ip to ir, have pkiconf", {"body": "pkiconf", "content": der.NULL_TLV}),
@@ -263,21 +271,22 @@ async def test_an_answer_by_a_wrong_signer_is_not_believed(ca: Ca) -> None:
         ("may not speak for a CA", {"signer": issue("device", ca.sub)}),
         ("no path from CN=stranger", {"signer": stranger}),
         (
-            "issuer CN=stranger is not known",
+            "CN=stranger: self-signed and not a trust anchor",
             {"signer": issue("s", stranger, usage=(CMC_CA,)), "extra": (stranger.certificate.der,)},
         ),
-        ("not valid now", {"signer": retired}),
+        ("CN=retired: expired", {"signer": retired}),
         (
-            "CN=sub allows 0 CA certificates below it, have 1",
+            "wants at most 0 CA certificates below it, have 1",
             {"signer": issue("below", third, usage=(CMC_CA,)), "extra": (third.certificate.der,)},
         ),
         (
-            "CN=leaf is not a CA",
+            "CN=leaf: not a CA",
             {"signer": issue("by a device", leaf, usage=(CMC_CA,)), "extra": (leaf.certificate.der,)},
         ),
         ("digitalSignature", {"signer": cannot_sign}),
         ("has its sender as subject", {"sender": der.explicit(4, names.encode_name("CN=somebody"))}),
         ("has its sender as subject", {"sender": der.explicit(4, b"\x30\x00")}),
+        ("senderKID is not the key identifier", {"sender_kid": bytes(20)}),
         ("signature is not by", {"flip": True}),
         ("signature is not by", {"change": lambda octets: octets.replace(b"\x02\x01\x02", b"\x02\x01\x03", 1)}),
         ("want it protected by a signature", {"protection": "mac"}),

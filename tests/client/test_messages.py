@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +25,6 @@ from tests.client.ca import issue
 SUBJECT = names.encode_name("CN=device,O=Example")
 SECRET = b"secret"
 MAC = SharedSecret("reference", SECRET, iterations=500)
-VECTORS = Path(__file__).parent.parent / "vectors" / "openssl"
 
 
 def counting() -> Env:
@@ -121,9 +119,7 @@ def test_signature_protection_carries_the_certificate_and_then_its_chain_without
     # each is a CMPCertificate: a CHOICE with one alternative, so a Certificate as it stands
     assert extra == [own.certificate.der, sub.certificate.der]
     assert bytes(message["header"]["senderKID"]) == own.certificate.key_identifier
-    own.key.public_key().verify(
-        message["protection"].asOctets(), protected_part(message), ec.ECDSA(hashes.SHA256())
-    )
+    own.key.public_key().verify(message["protection"].asOctets(), protected_part(message), ec.ECDSA(hashes.SHA256()))
 
 
 def _verify(key: PrivateKey, signature: bytes, octets: bytes) -> None:
@@ -155,7 +151,9 @@ def test_without_a_subject_the_signature_is_over_poposk_input() -> None:
     assert not message["certReq"]["certTemplate"]["subject"].hasValue()
     signed = message["popo"]["signature"]["poposkInput"]
     _verify(key, message["popo"]["signature"]["signature"].asOctets(), b"\x30" + encoder.encode(signed)[1:])
-    assert encoder.encode(signed["authInfo"]["sender"]) == der.explicit(0, der.explicit(4, names.encode_name("CN=reference")))
+    assert encoder.encode(signed["authInfo"]["sender"]) == der.explicit(
+        0, der.explicit(4, names.encode_name("CN=reference"))
+    )
 
 
 def test_an_ra_may_ask_without_the_private_key() -> None:
@@ -210,9 +208,7 @@ def test_a_pkcs_10_request_is_one_for_others_too(kind: str) -> None:
     assert encoder.encode(message["body"]["p10cr"]) == der.explicit(4, request)
 
 
-@pytest.mark.parametrize(
-    ("reject", "status"), [(None, None), ("not what I asked for", (2, ["not what I asked for"]))]
-)
+@pytest.mark.parametrize(("reject", "status"), [(None, None), ("not what I asked for", (2, ["not what I asked for"]))])
 def test_cert_conf(reject: str | None, status: object) -> None:
     certificate = issue("device").certificate
     env = counting()
@@ -227,9 +223,7 @@ def test_cert_conf(reject: str | None, status: object) -> None:
     assert bytes(only["certHash"]) == hashlib.sha256(certificate.der).digest()
     assert int(only["certReqId"]) == -1
     info = only["statusInfo"]
-    assert (
-        (int(info["status"]), [str(text) for text in info["statusString"]]) if info.hasValue() else None
-    ) == status
+    assert ((int(info["status"]), [str(text) for text in info["statusString"]]) if info.hasValue() else None) == status
 
 
 def test_an_error_of_the_client() -> None:

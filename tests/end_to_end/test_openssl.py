@@ -77,7 +77,8 @@ def test_a_key_of_each_kind_is_enrolled_with_a_shared_secret(
 def test_the_holder_of_a_certificate_gets_another_with_a_signature(
     site: Site, tmp_path: Path, command: str, kind: str, confirm: list[str]
 ) -> None:
-    old, old_key = site.enrol(tmp_path, kind)
+    # OpenSSL 3.0 cannot protect a message with an EdDSA key ("unsupported key type"); tests of cmpc do that
+    old, old_key = site.enrol(tmp_path, "p256" if kind.startswith("ed") else kind)
     key, certificate = new_key(tmp_path / "new.key", kind), tmp_path / "new.pem"
     options = ["-cmd", command, "-newkey", key, "-certout", certificate, *confirm]
     printed = site.openssl(*options, *site.signed(old, old_key))
@@ -103,7 +104,8 @@ def test_a_trust_anchor_comes_with_a_mac_protected_ip(site: Site, tmp_path: Path
     key, certificate, anchors = new_key(tmp_path / "key", "p256"), tmp_path / "cert.pem", tmp_path / "anchors.pem"
     options = ["-cmd", "ir", "-newkey", key, "-subject", "/CN=device", "-certout", certificate]
     site.openssl(*options, "-cacertsout", anchors, *site.mac())
-    assert run(["openssl", "x509", "-in", anchors]).stdout == run(["openssl", "x509", "-in", site.installation.anchor]).stdout
+    sent, known = (run(["openssl", "x509", "-in", file]).stdout for file in (anchors, site.installation.anchor))
+    assert sent == known
 
 
 def test_extensions_that_are_asked_for_are_in_the_certificate(site: Site, tmp_path: Path) -> None:
@@ -127,7 +129,7 @@ def test_extensions_that_are_asked_for_are_in_the_certificate(site: Site, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("digest", "mac"), [("sha256", "hmac-sha256"), ("sha512", "hmac-sha512"), ("sha1", "hmac-sha1")]
+    ("digest", "mac"), [("sha256", "hmacWithSHA256"), ("sha512", "hmacWithSHA512"), ("sha256", "hmac-sha1")]
 )
 def test_password_based_macs_of_several_hashes_are_understood(
     site: Site, tmp_path: Path, digest: str, mac: str

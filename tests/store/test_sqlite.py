@@ -222,6 +222,18 @@ async def test_a_lock_held_for_too_long_fails_the_units_and_nothing_more(tmp_pat
         await store.write(opening(1, owner))
 
 
+async def test_a_change_of_trust_counts_only_when_it_can_be_read(sqlite: SqliteStore) -> None:
+    """Else a decision could take the new number and the old records, and be believed."""
+    await sqlite.add_entity(entity())
+    before = sqlite.generation
+    seen: list[int] = []
+    disable = sqlite.disable_entity("device-1")
+    look = sqlite._writer.write(lambda cursor: seen.append(sqlite.generation))
+    await asyncio.gather(disable, look)  # one batch
+    assert seen == [before]
+    assert sqlite.generation == before + 1
+
+
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cmpd.daemon import DRAIN_SECONDS
 from tests.systemd.booted import UNITS
 
 WORST_EXPOSURE = 1.5
@@ -74,3 +75,9 @@ def test_sysusers_makes_the_user_of_the_service(tmp_path: Path) -> None:
     user = next(line for line in (tmp_path / "etc/passwd").read_text().splitlines() if line.startswith("cmpd:"))
     assert user.split(":")[5:] == ["/var/lib/cmpd", "/usr/sbin/nologin"]
     assert "\nUser=cmpd\n" in (UNITS / "cmpd.service").read_text()
+
+
+def test_systemd_waits_longer_than_a_drain_may_last() -> None:
+    found = re.search(r"^TimeoutStopSec=(\d+)$", (UNITS / "cmpd.service").read_text(), re.MULTILINE)
+    assert found
+    assert int(found[1]) > DRAIN_SECONDS

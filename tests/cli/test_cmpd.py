@@ -1,0 +1,265 @@
+"""The command as a whole: usage, exit codes, init, check, serve."""
+
+import re
+import subprocess
+import sys
+import types
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import cmpd
+from cmpd.cli.check import examine
+from cmpd.cli.cmpd import main, parser
+from cmpd.config import Config, load
+from cmpd.env import Env
+from cmpd.install import KEYS, Plan, make_root
+from tests.cli.conftest import Run
+
+
+def edit(ca: Path, pattern: str, text: str) -> None:
+    path = ca / "cmpd.toml"
+    changed, count = re.subn(pattern, text, path.read_text(), count=1, flags=re.M)
+    assert count == 1
+    path.write_text(changed)
+
+
+# --- usage -----------------------------------------------------------------------------------------------------------
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"cmpd {cmpd.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["init"], ["serve"], ["check"], ["entity", "add"], ["entity", "list"], ["cert", "list"], ["cert", "export"]],
+)
+def test_every_command_has_help_with_an_example_that_is_valid(words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--help"])
+    assert end.value.code == 0
+    examples = re.findall(r"^  (?:.* \| )?cmpd (.*)$", capsys.readouterr().out.partition("examples:\n")[2], re.M)
+    assert examples
+    for example in examples:
+        assert example.split()[: len(words)] == words
+        parser().parse_args(re.sub(r'"[^"]*"', "X", example).partition("   ")[0].partition(" >")[0].split())
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([], "COMMAND"),
+        (["sreve"], "invalid choice"),
+        (["serve"], "--config"),
+        (["init"], "--dir"),
+        (["init", "--dir", "x", "--tcp", "829"], "HOST:PORT"),
+        (["init", "--dir", "x", "--key", "p224"], "invalid choice"),
+        (["init", "--dir", "x", "--chain", "y"], "--chain goes with --install-certificate"),
+        (["init", "--dir", "x", "--install-certificate", "y", "--subordinate"], "not allowed with"),
+        (["init", "--dir", "x", "--install-certificate", "y", "--key", "p256"], "--key was decided"),
+        (["init", "--dir", "a\nb"], "want a path"),
+        (["entity", "add", "x", "--config", "y", "--uses", "0"], "want a whole number"),
+        (["entity", "add", "x", "--config", "y", "--expires", "soon"], "want a duration"),
+        (["entity", "add", "x", "--config", "y", "--secret", "z"], "unrecognized"),
+        (["entity", "add", "x", "--config", "y", "--cert", "c", "--secret-file", "s"], "not allowed with"),
+        (["cert", "show", "--config", "y"], "SERIAL"),
+        (["cert", "show", "xyz", "--config", "y"], "want a serial number in hex"),
+    ],
+)
+def test_wrong_usage_ends_with_2(words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2
+    assert wanted in capsys.readouterr().err
+
+
+def test_no_option_takes_a_secret():
+    """Arguments can be read by every user of the machine."""
+    options = set()
+    pending = [parser()]
+    while pending:
+        for action in pending.pop()._actions:
+            options.update(action.option_strings)
+            if isinstance(action.choices, dict):
+                pending += [choice for choice in action.choices.values() if hasattr(choice, "_actions")]
+    assert {option for option in options if re.search("secret|pass|pin", option)} == {
+        "--secret-file",
+        "--passphrase-file",
+    }
+
+
+def test_a_reader_that_leaves_is_no_traceback(ca: Path):
+    command = [sys.executable, "-c", "import sys; from cmpd.cli.cmpd import main; sys.exit(main())"]
+    done = subprocess.run(
+        ["bash", "-c", 'set -o pipefail; "$@" | true', "-", *command, "entity", "list", "--config", ca / "cmpd.toml"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+# --- init ------------------------------------------------------------------------------------------------------------
+
+
+def test_init_without_options_asks_nothing_and_says_what_is_next(run: Run, tmp_path: Path):
+    done = run("init", "--dir", tmp_path / "new")
+    assert done.code == 0
+    assert done.out == ""
+    assert f"cmpd serve --config {tmp_path}/new/cmpd.toml" in done.err
+    assert main(["check", "--config", str(tmp_path / "new/cmpd.toml")]) == 0
+
+
+def test_init_options_arrive_in_the_configuration(run: Run, tmp_path: Path):
+    passphrase = tmp_path / "given"
+    passphrase.touch(mode=0o600)
+    passphrase.write_text("given")
+    directory = tmp_path / "new"
+    options = ("--tcp", "[::1]:8829", "--subject", "CN=Mine,C=DE", "--key", "ed25519", "--passphrase-file", passphrase)
+    assert run("init", "--dir", directory, *options).code == 0
+    config = load(directory / "cmpd.toml")
+    assert config.tcp[0].listen == "[::1]:8829"
+    assert config.ca.passphrase_file == passphrase
+    shown = subprocess.run(
+        ["openssl", "x509", "-in", directory / "ca.pem", "-noout", "-subject", "-text"], capture_output=True, text=True
+    ).stdout
+    assert "subject=C = DE, CN = Mine" in shown
+    assert "ED25519" in shown
+
+
+def test_a_second_init_is_one_line_and_exit_code_1(run: Run, ca: Path):
+    before = (ca / "private/ca.key.pem").read_bytes()
+    done = run("init", "--dir", ca)
+    assert done.code == 1
+    assert done.err.count("\n") == 1
+    assert f"{ca}/cmpd.toml is there already; nothing was changed" in done.err
+    assert (ca / "private/ca.key.pem").read_bytes() == before
+
+
+def test_init_of_a_subordinate_says_how_to_go_on(run: Run, tmp_path: Path):
+    done = run("init", "--dir", tmp_path / "sub", "--subordinate")
+    assert done.code == 0
+    assert "ca.csr" in done.err
+    assert "--install-certificate" in done.err
+    checked = main(["check", "--config", str(tmp_path / "sub/cmpd.toml")])
+    assert checked == 1
+
+
+def test_where_nobody_may_write_init_says_so(run: Run, tmp_path: Path):
+    (tmp_path / "file").touch()
+    done = run("init", "--dir", tmp_path / "file/ca")
+    assert done.code == 1
+    assert done.err == f"cmpd: {tmp_path}/file/ca: Not a directory\n"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_key_types_are_offered(key: str):
+    assert parser().parse_args(["init", "--dir", "x", "--key", key]).key == key
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_ok(run: Run):
+    done = run("check")
+    assert (done.code, done.out, done.err) == (0, "ok\n", "")
+
+
+def test_check_names_all_mistakes_of_the_text(run: Run, ca: Path):
+    edit(ca, r"^#max_in_flight = .*$", "max_in_fligth = 3")
+    edit(ca, r"^#level = .*$", 'level = "inf"')
+    done = run("check")
+    assert done.code == 1
+    assert done.out == ""
+    assert done.err.splitlines() == [
+        f'cmpd: {ca}/cmpd.toml: tcp[0].max_in_fligth: unknown key; the nearest is "max_in_flight"',
+        f'cmpd: {ca}/cmpd.toml: log.level: "inf" is not possible; the nearest is "info"',
+    ]
+
+
+def test_check_names_all_files_that_are_missing(run: Run, ca: Path):
+    for name in ("ca.pem", "cmp.pem", "private/store.key"):
+        (ca / name).unlink()
+    lines = run("check").err.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["ca.certificate", "cmp.certificate", "store.secrets_key"]
+    (ca / "private/passphrase").unlink()
+    assert "cmpd: ca.passphrase_file: " in run("check").err
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "wanted"),
+    [
+        ("private/ca.key.pem", "private/cmp.key.pem", "ca.key: "),
+        ("ca.pem", "cmp.pem", "ca.certificate: "),
+        ("cmp.pem", "ca.pem", "cmp.certificate: has no extendedKeyUsage id-kp-cmcCA"),
+        ("private/store.key", "ca.pem", "store.secrets_key: "),
+        ("cmpd.db", "ca.pem", "store.path: "),
+    ],
+)
+def test_check_notices_files_that_do_not_fit(run: Run, ca: Path, one: str, other: str, wanted: str):
+    (ca / one).write_bytes((ca / other).read_bytes())
+    done = run("check")
+    assert done.code == 1
+    assert f"cmpd: {wanted}" in done.err
+
+
+def test_check_notices_a_cmp_certificate_of_another_ca(run: Run, ca: Path, tmp_path: Path):
+    make_root(Plan(tmp_path / "other", subject="/O=Test/CN=Test CA"), Env())
+    for name in ("cmp.pem", "private/cmp.key.pem"):
+        (ca / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    assert "cmp.certificate: was not issued by the CA" in run("check").err
+
+
+@pytest.mark.parametrize(
+    ("days", "mistakes", "notes"),
+    [
+        (-1, ["ca.certificate", "cmp.certificate"], []),
+        (0, [], []),
+        (1810, [], ["cmp.certificate"]),
+        (1830, ["cmp.certificate"], []),
+        (7300, ["cmp.certificate"], ["ca.certificate", "profile.default"]),
+        (7310, ["ca.certificate", "cmp.certificate"], ["profile.default"]),
+    ],
+)
+def test_check_looks_at_the_time(ca: Path, days: int, mistakes: list[str], notes: list[str]):
+    when = (datetime.now(UTC) + timedelta(days=days)).timestamp()
+    found = examine(load(ca / "cmpd.toml"), Env(now=lambda: when))
+    assert [line.partition(":")[0] for line in found.mistakes] == mistakes
+    assert [line.partition(":")[0] for line in found.notes] == notes
+
+
+def test_notes_do_not_fail_the_check(ca: Path, capsys: pytest.CaptureFixture[str]):
+    when = (datetime.now(UTC) + timedelta(days=1810)).timestamp()
+    assert main(["check", "--config", str(ca / "cmpd.toml")], Env(now=lambda: when)) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "ok\n"
+    assert captured.err.startswith("note: cmp.certificate: ")
+
+
+def test_check_wants_a_chain_that_is_one(run: Run, ca: Path):
+    edit(ca, r"^# Example: chain = .*$", 'chain = "cmp.pem"')
+    assert "ca.chain: " in run("check").err
+    assert "want the issuer of CN=Test CA,O=Test, have CN=Test CA CMP,O=Test" in run("check").err
+
+
+# --- serve -----------------------------------------------------------------------------------------------------------
+
+
+def test_serve_hands_the_configuration_to_the_daemon(run: Run, ca: Path, monkeypatch: pytest.MonkeyPatch):
+    given: list[Config] = []
+    daemon = types.ModuleType("cmpd.daemon")
+    daemon.run = lambda config: given.append(config) or 3  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cmpd.daemon", daemon)
+    assert run("serve").code == 3
+    assert given == [load(ca / "cmpd.toml")]
+
+
+def test_serve_refuses_a_wrong_configuration(run: Run, ca: Path):
+    (ca / "cmpd.toml").write_text("x")
+    done = run("serve")
+    assert done.code == 1
+    assert "is not TOML" in done.err
