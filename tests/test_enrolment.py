@@ -38,7 +38,7 @@ async def records(world: World) -> list[tuple[str, CertificateState]]:
     return [(record.subject_text, record.state) for record in await world.store.list_certificates()]
 
 
-# --- the ordinary way --------------------------------------------------------------------------------------------------
+# --- the ordinary way ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("body", "answer"), [("ir", "ip"), ("cr", "cp")])
@@ -71,7 +71,7 @@ async def test_an_ip_to_a_mac_brings_the_trust_anchor_and_a_cp_does_not(world: W
 @pytest.mark.parametrize("body", ["ir", "cr", "kur"])
 async def test_the_holder_of_a_certificate_gets_another(world: World, body: str) -> None:
     holder = await world.holder(await world.add_secret())
-    request, seen, _ = await world.ir(holder, body=body)
+    _, seen, _ = await world.ir(holder, body=body)
     assert seen.body == {"ir": "ip", "cr": "cp", "kur": "kup"}[body]
     assert seen.status()[0] == 0
     assert not seen.content["caPubs"].isValue
@@ -153,7 +153,7 @@ async def test_several_requests_in_one_message_are_judged_one_by_one(world: Worl
     assert len(await records(world)) == 2
 
 
-# --- confirmation ------------------------------------------------------------------------------------------------------
+# --- confirmation ----------------------------------------------------------------------------------------------------
 
 
 async def enrol_explicitly(world: World, body: str = "ir"):  # type: ignore[no-untyped-def]
@@ -290,7 +290,7 @@ async def test_certconf_may_omit_the_protection_certificate(world: World) -> Non
 
 
 async def test_a_pkiconf_from_the_client_accepts_all_and_has_no_answer(world: World) -> None:
-    secret, request, seen = await enrol_explicitly(world)
+    _, request, seen = await enrol_explicitly(world)
     message = world.follow(request, seen, "pkiconf", der.NULL_TLV)
     assert await world.send(message.der) is None
     assert await world.send(message.der) is None
@@ -318,15 +318,13 @@ async def test_after_confirmwaittime_the_certificate_is_revoked(world: World) ->
 
 
 async def test_a_certificate_that_waits_for_confirmation_authorises_nothing(world: World) -> None:
-    secret, _, seen = await enrol_explicitly(world)
-    key = ec.generate_private_key(ec.SECP256R1())
-    request, seen, key = await world.ir(await world.add_secret("second"), implicit=False)
+    _, seen, key = await world.ir(await world.add_secret(), implicit=False)
     holder = KeyAndCertificate(key, seen.certificate())
     _, refused, _ = await world.ir(holder, body="cr")
     assert refused.status()[2] == {"signerNotTrusted"}
 
 
-# --- repeats and interwoven transactions -------------------------------------------------------------------------------
+# --- repeats and interwoven transactions -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("implicit", [True, False])
@@ -400,7 +398,7 @@ async def test_a_disabled_entity_is_refused_at_once(world: World) -> None:
     assert refused.status()[2] == {"signerNotTrusted"}
 
 
-# --- the header --------------------------------------------------------------------------------------------------------
+# --- the header ------------------------------------------------------------------------------------------------------
 
 
 async def test_an_unprotected_request_is_refused_with_a_signed_error(world: World) -> None:
@@ -473,7 +471,7 @@ async def test_an_error_without_transaction_is_answered_by_pkiconf(world: World)
     assert (await world.ask(request, secret)).body == "pkiconf"
 
 
-# --- policy ------------------------------------------------------------------------------------------------------------
+# --- policy ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_registered_subject_is_the_only_one(world: World) -> None:

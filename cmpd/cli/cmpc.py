@@ -29,6 +29,7 @@ from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
 from cmpd.client.errors import ClientError, CmpClientError, TransportError, VerificationError
 from cmpd.client.flows import Client, Enrolment, Options
 from cmpd.client.responses import Trust
+from cmpd.env import Env
 
 DEFAULT_PORT: Final = 829
 DAY: Final = 86400

@@ -1,1 +1,1 @@
-"""The benchmark: `make bench`. It states server CPU per transaction as a ratio to the cryptographic floor of the same run."""
+"""The benchmark (`make bench`): server CPU per transaction as a ratio to the cryptographic floor of the same run."""

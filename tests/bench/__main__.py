@@ -47,11 +47,10 @@ def commits(server: Server) -> int:
 
 def enrol(installation: Installation, server: Server, directory: Path) -> Signed:
     """A certificate for the sender of signed requests, through cmpc."""
-    run(
-        [Path(sys.executable).with_name("cmpc"), "ir", "--server", f"{server.host}:{server.port}", "--ref", "bench"]
-        + ["--secret-file", installation.directory / "bench.secret", "--subject", "CN=bench sender"]
-        + ["--new-key", directory / "sender.key", "--key-type", "p256", "--out", directory / "sender.pem"]
-    )
+    cmpc = [Path(sys.executable).with_name("cmpc"), "ir", "--server", f"{server.host}:{server.port}"]
+    who = ["--ref", "bench", "--secret-file", installation.directory / "bench.secret", "--subject", "CN=bench sender"]
+    files = ["--new-key", directory / "sender.key", "--key-type", "p256", "--out", directory / "sender.pem"]
+    run([*cmpc, *who, *files])
     certificate = x509.load_pem_x509_certificate((directory / "sender.pem").read_bytes())
     key = load_pem_private_key((directory / "sender.key").read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -121,9 +120,8 @@ def bench(
                     rows.setdefault((kind, count), []).append(figures)
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
     results: dict[str, dict[str, dict[str, float]]] = {}
-    print(
-        f"{'':10} {'conn.':>5} {'ratio':>6} {'CPU us':>8} {'floor us':>8} {'per s':>7} {'p50 ms':>7} {'p99 ms':>7} commits/cert"
-    )
+    titles = ("conn.", "ratio", "CPU us", "floor us", "per s", "p50 ms", "p99 ms", "commits/cert")
+    print("{:10} {:>5} {:>6} {:>8} {:>8} {:>7} {:>7} {:>7} {:>12}".format("", *titles))
     for (kind, count), measured in rows.items():
         figures = {name: statistics.median(one[name] for one in measured) for name in measured[0] if name != "count"}
         results.setdefault(kind, {})[str(count)] = {name: round(value, 4) for name, value in figures.items()}

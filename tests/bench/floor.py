@@ -1,7 +1,7 @@
 """The floor: the CPU time that the cryptography of one transaction alone needs, on this machine, now.
 
-signature: verify the protection, load the new public key, verify the proof-of-possession, sign the certificate, sign the
-answer. pbm: one derivation of 1000 iterations, two HMACs, load, verify, sign the certificate.
+signature: verify the protection, load the new public key, verify the proof-of-possession, sign the certificate, sign
+the answer. pbm: one derivation of 1000 iterations, two HMACs, load, verify, sign the certificate.
 """
 
 import hmac

@@ -2,6 +2,8 @@
 
 import asyncio
 import struct
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,15 @@ from cmpd.client.errors import AnswerTimeout, ConnectError, ConnectionLost, Prot
 from tests.client.wire import Peer, echo, frame, serving
 
 QUICK = ConnectionLimits(connect_timeout=5, answer_timeout=5)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_escapes_into_the_loop() -> AsyncIterator[None]:
+    """What a protocol raises is only told to the loop's handler."""
+    escaped: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: escaped.append(context))
+    yield
+    assert not escaped
 
 
 async def test_many_requests_share_one_connection_and_get_their_own_answers() -> None:
@@ -351,6 +362,7 @@ async def test_a_request_that_nobody_waits_for_does_not_shift_the_answers() -> N
         await asyncio.sleep(0)
         go_on.set()
         assert await second == b"2"
+        assert server.connections == 1
 
 
 async def test_no_more_requests_are_in_flight_than_allowed() -> None:

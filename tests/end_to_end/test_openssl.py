@@ -91,9 +91,9 @@ def test_the_holder_of_a_certificate_gets_another_with_a_signature(
 @pytest.mark.parametrize("kind", KEYS)
 def test_a_pkcs10_request_is_certified(site: Site, tmp_path: Path, kind: str, confirm: list[str]) -> None:
     key, csr, certificate = new_key(tmp_path / "key", kind), tmp_path / "csr.pem", tmp_path / "cert.pem"
+    ext = ["-addext", "subjectAltName=DNS:device.example"]
     run(
-        ["openssl", "req", "-new", "-config", "/dev/null", "-key", key, "-subj", "/O=Test/CN=device", "-out", csr]
-        + ["-addext", "subjectAltName=DNS:device.example"]
+        ["openssl", "req", "-new", "-config", "/dev/null", "-key", key, "-subj", "/O=Test/CN=device", "-out", csr, *ext]
     )
     site.openssl("-cmd", "p10cr", "-csr", csr, "-certout", certificate, *confirm, *site.mac())
     verify(site.installation.anchor, certificate)
@@ -114,11 +114,9 @@ def test_extensions_that_are_asked_for_are_in_the_certificate(site: Site, tmp_pa
         "[req]\n[ext]\nkeyUsage=critical,digitalSignature,keyEncipherment\nextendedKeyUsage=clientAuth,serverAuth\n"
     )
     address = f"127.0.0.1:{site.bridge.port}"
-    run(
-        ["openssl", "cmp", "-config", config, "-section", "", "-server", address, "-cmd", "ir", "-newkey", key]
-        + ["-subject", "/CN=device", "-certout", certificate, "-reqexts", "ext", "-sans", "device.example 192.0.2.1"]
-        + site.mac()
-    )
+    wish = ["-subject", "/CN=device", "-reqexts", "ext", "-sans", "device.example 192.0.2.1", "-certout", certificate]
+    server = ["-config", config, "-section", "", "-server", address, *site.mac()]
+    run(["openssl", "cmp", "-cmd", "ir", "-newkey", key, *wish, *server])
     text = text_of(certificate)
     for wanted in (
         "Digital Signature, Key Encipherment",
@@ -160,9 +158,21 @@ def test_a_certificate_holder_may_not_ask_for_another_name(site: Site, tmp_path:
 def test_rejection_by_the_client_revokes_the_certificate(site: Site, tmp_path: Path) -> None:
     """openssl rejects in certConf what -out_trusted does not vouch for."""
     other = tmp_path / "other.pem"
+    files = ["-keyout", tmp_path / "other.key", "-out", other]
     run(
-        ["openssl", "req", "-x509", "-config", "/dev/null", "-newkey", "ed25519", "-nodes", "-subj", "/CN=other"]
-        + ["-keyout", tmp_path / "other.key", "-out", other]
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-config",
+            "/dev/null",
+            "-newkey",
+            "ed25519",
+            "-nodes",
+            "-subj",
+            "/CN=other",
+            *files,
+        ]
     )
     key = new_key(tmp_path / "key", "p256")
     options = ["-cmd", "ir", "-newkey", key, "-subject", "/CN=rejected", "-certout", tmp_path / "cert.pem"]
