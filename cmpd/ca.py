@@ -5,12 +5,13 @@ extensions, the request brings subject and key as received. The octets that are 
 that are signed.
 """
 
+from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
 from cmpd.asn1 import der
 from cmpd.env import Env
-from cmpd.errors import CmpdError, SystemUnavail
+from cmpd.errors import BadCertTemplate, CmpdError, SystemUnavail
 from cmpd.outline import outline
 from cmpd.profiles import Grant
 from cmpd.profiles.extensions import OID_AKI, OID_SKI, encode_extension, key_identifier
@@ -41,7 +42,10 @@ class CertificateAuthority:
         self._not_after = own.not_after
         self._issuer = key.algorithm + own.subject  # what stands between serialNumber and validity
         ski = own.value(OID_SKI)
-        identifier = ski[2:] if ski is not None else key_identifier(own.public_key)
+        identifier = key_identifier(own.public_key)
+        if ski is not None:
+            start, stop = der.expect(ski, 0, len(ski), der.OCTET_STRING, "subjectKeyIdentifier")
+            identifier = ski[start:stop]
         self._aki = encode_extension(OID_AKI, der.seq(der.tlv(0x80, identifier)))
 
     @property
@@ -64,21 +68,34 @@ class CertificateAuthority:
         """
         return (_SERIAL_MARK | int(now * 1000) & (_SERIAL_MARK - 1)).to_bytes(6, "big") + self._env.random(10)
 
-    def prepare(
-        self, grant: Grant, *, transaction_id: bytes, cert_req_id: int, entity_id: int, replaces: bytes | None
-    ) -> Intent:
-        """The Intent of a certificate; nothing is signed. SystemUnavail if the CA's certificate is not valid now."""
-        now = self._env.now()
-        if not self._not_before <= now <= self._not_after:
+    def bound(self, grant: Grant) -> Grant:
+        """The grant with a validity that is within the CA's own, and a note if the requester chose more.
+
+        BadCertTemplate if nothing is left of it; SystemUnavail if the CA's certificate is not valid now.
+        """
+        if not self._not_before <= self._env.now() <= self._not_after:
             raise SystemUnavail("the CA's own certificate is not valid at this time; ask its operator")
         not_before = max(grant.not_before, self._not_before)
         not_after = min(grant.not_after, self._not_after)
+        if (not_before, not_after) == (grant.not_before, grant.not_after):
+            return grant
+        if not_before >= not_after:
+            raise BadCertTemplate("validity: want a beginning before the CA's certificate ends, have a later one")
+        note = ("validity within that of the CA's certificate",) if grant.validity_asked else ()
+        return replace(grant, not_before=not_before, not_after=not_after, changes=(*grant.changes, *note))
+
+    def prepare(
+        self, grant: Grant, *, transaction_id: bytes, cert_req_id: int, entity_id: int, replaces: bytes | None
+    ) -> Intent:
+        """The Intent of a certificate; nothing is signed. Raises what `bound` raises."""
+        grant = self.bound(grant)
+        now = self._env.now()
         serial = self.next_serial(now)
         tbs = der.seq(
             _VERSION_3,
             der.tlv(der.INTEGER, serial),
             self._issuer,
-            der.seq(der.encode_time(not_before), der.encode_time(not_after)),
+            der.seq(der.encode_time(grant.not_before), der.encode_time(grant.not_after)),
             grant.subject,
             grant.public_key,
             der.explicit(3, der.seq(self._aki, grant.extensions)),
@@ -92,8 +109,8 @@ class CertificateAuthority:
             subject=grant.subject,
             subject_text=grant.subject_text,
             key_id=sha256(grant.public_key).digest(),
-            not_before=not_before,
-            not_after=not_after,
+            not_before=grant.not_before,
+            not_after=grant.not_after,
             tbs=tbs,
             created_at=int(now),
             replaces=replaces,

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from cmpd.asn1 import der
 from cmpd.config import ProfileConfig
 from cmpd.errors import BadAlg, BadCertTemplate
 from cmpd.requests import Extension
@@ -44,12 +45,16 @@ KEY_CAN: Final = {
 
 @dataclass(slots=True)
 class Wish:
-    """What is asked for, while the extensions are made. `extensions` by OID contents; builders note `changes`."""
+    """What is asked for, while the extensions are made. `extensions` by OID contents; builders note `changes`.
+
+    `emails`: the values of emailAddress in the subject.
+    """
 
     rules: ProfileConfig
     key_kind: str
     public_key: bytes
     subject_is_empty: bool
+    emails: tuple[bytes, ...]
     extensions: dict[bytes, Extension]
     changes: list[str] = field(default_factory=list)
 
@@ -58,6 +63,7 @@ class Wish:
 class Grant:
     """What will be in the certificate. `extensions`: the Extension values one after the other, AuthorityKeyIdentifier
     aside. `changes`: what differs from the request, in words for the peer; empty = exactly as asked.
+    `validity_asked`: whether the validity is what the request asked for, or what is left of that.
     """
 
     profile: str
@@ -68,6 +74,7 @@ class Grant:
     not_after: int
     extensions: bytes
     changes: tuple[str, ...]
+    validity_asked: bool = False
 
 
 def load_public_key(info: bytes | None) -> PublicKeyTypes:
@@ -93,18 +100,48 @@ def key_kind(key: PublicKeyTypes) -> str:
     return "ed448" if isinstance(key, ed448.Ed448PublicKey) else ""
 
 
-def check_key(key: PublicKeyTypes, rules: ProfileConfig) -> str:
-    """The kind of a key that the profile allows; BadCertTemplate if it does not."""
+_EC: Final = der.encode_oid("1.2.840.10045.2.1")
+_IDENTIFIERS: Final = {
+    "rsa": der.seq(der.encode_oid("1.2.840.113549.1.1.1"), der.NULL_TLV),
+    "p256": der.seq(_EC, der.encode_oid("1.2.840.10045.3.1.7")),
+    "p384": der.seq(_EC, der.encode_oid("1.3.132.0.34")),
+    "p521": der.seq(_EC, der.encode_oid("1.3.132.0.35")),
+    "ed25519": der.seq(der.encode_oid("1.3.101.112")),
+    "ed448": der.seq(der.encode_oid("1.3.101.113")),
+}
+"""The AlgorithmIdentifier of a SubjectPublicKeyInfo (RFC 3279 section 2.3.1, RFC 5480 section 2.1.1, RFC 8410)."""
+
+
+def check_key(key: PublicKeyTypes, info: bytes, rules: ProfileConfig) -> str:
+    """The kind of a key that the profile allows; BadCertTemplate if it does not. `info`: its SubjectPublicKeyInfo."""
     kind = key_kind(key)
     if kind not in rules.keys:
         have = kind or type(key).__name__
         raise BadCertTemplate(f"CertTemplate.publicKey: want one of {', '.join(rules.keys)}; have {have}")
+    # The library reads more forms than a certificate may hold: curves by their parameters, RSA keys for PSS alone ...
+    algorithm = der.header(info, 0, len(info))[1]
+    if not info.startswith(_IDENTIFIERS[kind], algorithm):
+        raise BadCertTemplate(
+            f"CertTemplate.publicKey: want the AlgorithmIdentifier that RFC 3279, 5480 and 8410 have for {kind}, "
+            f"have another"
+        )
     if isinstance(key, rsa.RSAPublicKey):
-        if not rules.rsa_min_bits <= key.key_size <= rules.rsa_max_bits:
-            raise BadCertTemplate(
-                f"CertTemplate.publicKey: want RSA of {rules.rsa_min_bits} to {rules.rsa_max_bits} bits, "
-                f"have {key.key_size}"
-            )
-        if key.public_numbers().e < 65537:
-            raise BadCertTemplate("CertTemplate.publicKey: want an RSA exponent of at least 65537")
+        _check_rsa(key, rules)
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        point = der.header(info, algorithm + len(_IDENTIFIERS[kind]), len(info))[1] + 1
+        if info[point] not in (2, 3, 4):
+            raise BadCertTemplate("CertTemplate.publicKey: want a point that is not hybrid (RFC 5480 section 2.2)")
     return kind
+
+
+def _check_rsa(key: rsa.RSAPublicKey, rules: ProfileConfig) -> None:
+    if not rules.rsa_min_bits <= key.key_size <= rules.rsa_max_bits:
+        raise BadCertTemplate(
+            f"CertTemplate.publicKey: want RSA of {rules.rsa_min_bits} to {rules.rsa_max_bits} bits, "
+            f"have {key.key_size}"
+        )
+    numbers = key.public_numbers()
+    if numbers.e < 65537:
+        raise BadCertTemplate("CertTemplate.publicKey: want an RSA exponent of at least 65537")
+    if numbers.n % 2 == 0:
+        raise BadCertTemplate("CertTemplate.publicKey: want an RSA modulus, have an even number")

@@ -7,8 +7,6 @@ they are critical.
 """
 
 import hashlib
-import ipaddress
-import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
@@ -19,6 +17,7 @@ from cmpd.asn1.names import read_name
 from cmpd.config_values import EXTENDED_KEY_USAGES
 from cmpd.errors import BadCertTemplate
 from cmpd.profiles.base import KEY_CAN, KEY_USAGE_BITS, Wish
+from cmpd.profiles.syntax import check_name, is_dns, is_email, is_uri
 
 OID_SKI: Final = der.encode_oid("2.5.29.14")[2:]
 OID_KEY_USAGE: Final = der.encode_oid("2.5.29.15")[2:]
@@ -28,7 +27,8 @@ OID_AKI: Final = der.encode_oid("2.5.29.35")[2:]
 OID_EKU: Final = der.encode_oid("2.5.29.37")[2:]
 
 _MAX_SAN_NAMES = 100
-_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)\Z")
+_TIME_STAMPING = EXTENDED_KEY_USAGES["timeStamping"]
+_EMAIL, _DIRECTORY_NAME = 0x81, 0xA4  # tags of GeneralName
 
 
 def encode_extension(oid: bytes, value: bytes, *, critical: bool = False) -> bytes:
@@ -62,18 +62,32 @@ def _key_usage(wish: Wish) -> bytes | None:
     can = KEY_CAN[wish.key_kind]
     asked = wish.extensions.pop(OID_KEY_USAGE, None)
     if asked is None:
-        return encode_key_usage(tuple(name for name in wish.rules.key_usage if name in can))
-    bits = _read_named_bits(asked.value)
-    names = {name for name, bit in KEY_USAGE_BITS.items() if bit in bits}
-    granted = tuple(name for name in KEY_USAGE_BITS if name in names & can & set(wish.rules.key_usage_allowed))
-    if not granted:
+        names, allowed = set(wish.rules.key_usage), wish.rules.key_usage
+    else:
+        bits = _read_named_bits(asked.value)
+        names, allowed = {name for name, bit in KEY_USAGE_BITS.items() if bit in bits}, wish.rules.key_usage_allowed
+    granted = _sensible(names & can & set(allowed))
+    if not granted:  # never without the extension: that would allow the key everything
         raise BadCertTemplate(
-            f"keyUsage: want some of {', '.join(wish.rules.key_usage_allowed)} that an {wish.key_kind} key can do, "
+            f"keyUsage: want some of {', '.join(allowed)} that a key of type {wish.key_kind} can do, "
             f"have {', '.join(sorted(names)) or 'nothing'}"
         )
-    if left_out := sorted(names - set(granted)):
-        wish.changes.append(f"keyUsage without {', '.join(left_out)}")
+    if asked is not None:
+        if left_out := sorted(names - set(granted)):
+            wish.changes.append(f"keyUsage without {', '.join(left_out)}")
+        if not asked.critical:
+            wish.changes.append("keyUsage is critical")
     return encode_key_usage(granted)
+
+
+def _sensible(names: set[str]) -> tuple[str, ...]:
+    """The usages in the order of their bits; encipherOnly or decipherOnly, one of them, with keyAgreement alone."""
+    if names & _KEY_AGREEMENT_ONLY and ("keyAgreement" not in names or names >= _KEY_AGREEMENT_ONLY):
+        names = names - _KEY_AGREEMENT_ONLY
+    return tuple(name for name in KEY_USAGE_BITS if name in names)
+
+
+_KEY_AGREEMENT_ONLY: Final = {"encipherOnly", "decipherOnly"}
 
 
 @lru_cache(maxsize=256)
@@ -94,6 +108,8 @@ def _read_named_bits(value: bytes) -> set[int]:
     except DerError as fault:
         raise BadCertTemplate(str(fault)) from None
     octets = value[start + 1 : stop]
+    if octets[1:] and octets[1] & 0x7F:
+        raise BadCertTemplate("keyUsage: want the bits 0 to 8, have others")
     return {8 * i + j for i, octet in enumerate(octets) for j in range(8) if octet & 0x80 >> j}
 
 
@@ -112,7 +128,9 @@ def _extended_key_usage(wish: Wish) -> bytes | None:
         )
     if left_out:
         wish.changes.append(f"extKeyUsage without {', '.join(left_out)}")
-    return encode_eku(granted)
+    if _TIME_STAMPING in granted and not asked.critical:
+        wish.changes.append("extKeyUsage is critical")
+    return encode_eku(granted, critical=asked.critical)
 
 
 def _read_eku(value: bytes) -> list[str]:
@@ -124,16 +142,23 @@ def _read_eku(value: bytes) -> list[str]:
             raise DerError("extKeyUsage: want a SEQUENCE of at least one OBJECT IDENTIFIER")
     except DerError as fault:
         raise BadCertTemplate(str(fault)) from None
-    return [der.dotted(value[inner:after]) for _, _, inner, after in items]
+    return list(dict.fromkeys(der.dotted(value[inner:after]) for _, _, inner, after in items))
 
 
 @lru_cache(maxsize=256)
-def encode_eku(purposes: tuple[str, ...]) -> bytes | None:
-    """ExtKeyUsage with these purposes (names or dotted OIDs); None without any."""
+def encode_eku(purposes: tuple[str, ...], *, critical: bool = False) -> bytes | None:
+    """ExtKeyUsage with these purposes (names or dotted OIDs); None without any.
+
+    timeStamping stands alone and is critical (RFC 3161 section 2.3): BadCertTemplate if there are others beside it.
+    """
     if not purposes:
         return None
-    oids = (der.encode_oid(EXTENDED_KEY_USAGES.get(purpose, purpose)) for purpose in purposes)
-    return encode_extension(OID_EKU, der.seq(*oids))
+    oids = [EXTENDED_KEY_USAGES.get(purpose, purpose) for purpose in purposes]
+    if _TIME_STAMPING in oids:
+        if len(oids) > 1:
+            raise BadCertTemplate("extKeyUsage: want timeStamping alone (RFC 3161 section 2.3), have others beside it")
+        critical = True
+    return encode_extension(OID_EKU, der.seq(*map(der.encode_oid, oids)), critical=critical)
 
 
 def _basic_constraints(wish: Wish) -> bytes | None:
@@ -147,14 +172,28 @@ def _basic_constraints(wish: Wish) -> bytes | None:
 
 def _subject_alt_name(wish: Wish) -> bytes | None:
     asked = wish.extensions.pop(OID_SAN, None)
+    names: list[tuple[int, bytes]] = []
+    if asked is not None:
+        names = check_san(asked.value, wish.rules.san_allowed)
+        if asked.critical and not wish.subject_is_empty:
+            wish.changes.append("subjectAltName is not critical")
+    elif wish.rules.san_required:
+        raise BadCertTemplate("subjectAltName: the profile requires it, the request has none")
+    elif wish.subject_is_empty:
+        raise BadCertTemplate("subject: empty, and no subjectAltName names the end entity (RFC 9483 section 4.1.1)")
+    if absent := [(_EMAIL, address) for address in wish.emails if (_EMAIL, address) not in names]:
+        return _with_emails(wish, names + absent)
     if asked is None:
-        if wish.rules.san_required:
-            raise BadCertTemplate("subjectAltName: the profile requires it, the request has none")
-        if wish.subject_is_empty:
-            raise BadCertTemplate("subject: empty, and no subjectAltName names the end entity (RFC 9483 section 4.1.1)")
         return None
-    check_san(asked.value, wish.rules.san_allowed)
     return encode_extension(OID_SAN, asked.value, critical=wish.subject_is_empty)
+
+
+def _with_emails(wish: Wish, names: list[tuple[int, bytes]]) -> bytes:
+    """An emailAddress in the subject must be in subjectAltName too (RFC 5280 section 4.1.2.6)."""
+    if "email" not in wish.rules.san_allowed:
+        raise BadCertTemplate("subject.emailAddress: want none, its address must not be in subjectAltName either")
+    wish.changes.append("subjectAltName with the emailAddress of the subject")
+    return encode_extension(OID_SAN, der.seq(*(der.tlv(tag, contents) for tag, contents in names)))
 
 
 def read_general_names(value: bytes) -> list[tuple[int, bytes]]:
@@ -167,8 +206,10 @@ def read_general_names(value: bytes) -> list[tuple[int, bytes]]:
     return [(tag, value[inner:after]) for tag, _, inner, after in items]
 
 
-def check_san(value: bytes, allowed: tuple[str, ...]) -> None:
-    """Refuse (BadCertTemplate) GeneralNames of kinds that are not allowed, or with a value that is none of its kind."""
+def check_san(value: bytes, allowed: tuple[str, ...]) -> list[tuple[int, bytes]]:
+    """The names as `read_general_names` gives them; BadCertTemplate if one is of a kind that is not allowed, or has a
+    value that is none of its kind.
+    """
     try:
         names = read_general_names(value)
         for tag, contents in names:
@@ -179,43 +220,29 @@ def check_san(value: bytes, allowed: tuple[str, ...]) -> None:
                 raise DerError(f"subjectAltName: not a valid {kind} name")
     except DerError as fault:
         raise BadCertTemplate(str(fault)) from None
+    return names
 
 
-def _is_ascii(contents: bytes) -> str:
-    text = contents.decode("ascii", "replace")
-    return text if text.isascii() and text.isprintable() and " " not in text else ""
-
-
-def _is_dns(contents: bytes) -> bool:
-    text = _is_ascii(contents)
-    labels = text.removeprefix("*.").split(".")
-    return 0 < len(text) <= 253 and all(_LABEL.match(label) for label in labels)
+def _is_text(contents: bytes, is_good: Callable[[str], bool]) -> bool:
+    return contents.isascii() and is_good(contents.decode("ascii"))
 
 
 def _is_ip(contents: bytes) -> bool:
-    return len(contents) in (4, 16) and bool(ipaddress.ip_address(contents))
-
-
-def _is_email(contents: bytes) -> bool:
-    local, _, domain = _is_ascii(contents).rpartition("@")
-    return 0 < len(local) <= 64 and _is_dns(domain.encode()) and not domain.startswith("*")
-
-
-def _is_uri(contents: bytes) -> bool:
-    scheme, colon, rest = _is_ascii(contents).partition(":")
-    return bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme)) and bool(colon) and bool(rest)
+    return len(contents) in (4, 16)
 
 
 def _is_directory_name(contents: bytes) -> bool:
-    return bool(read_name(contents))
+    name = read_name(contents)
+    check_name(name, "subjectAltName.directoryName")
+    return bool(name)
 
 
 _SAN_KINDS: Final[dict[int, tuple[str, Callable[[bytes], bool]]]] = {
-    0x81: ("email", _is_email),
-    0x82: ("dns", _is_dns),
-    0x86: ("uri", _is_uri),
+    _EMAIL: ("email", lambda contents: _is_text(contents, is_email)),
+    0x82: ("dns", lambda contents: _is_text(contents, is_dns)),
+    0x86: ("uri", lambda contents: _is_text(contents, is_uri)),
     0x87: ("ip", _is_ip),
-    0xA4: ("dn", _is_directory_name),
+    _DIRECTORY_NAME: ("dn", _is_directory_name),
 }
 
 BUILDERS: Final[dict[str, Callable[[Wish], bytes | None]]] = {

@@ -1,7 +1,8 @@
 """Group commit on one SQLite connection: what arrives while a COMMIT runs goes into the next one.
 
 Callers queue units and sleep; one task takes what has gathered (at most `max_batch`) and has it written by ONE function
-on the connection's thread: BEGIN IMMEDIATE, each unit in a SAVEPOINT, COMMIT. A unit that conflicts is undone alone. If
+on the connection's thread: BEGIN IMMEDIATE, all units in bulk (bulk.py), COMMIT. If that meets a conflict it is undone
+and each unit is applied in a SAVEPOINT of its own, so that a unit that conflicts is undone alone. If
 the transaction as a whole fails (disk full, another process holds the lock for too long), all its units get StoreError
 and the next batch is tried as if nothing had happened, on a new connection if the old one is beyond repair.
 
@@ -13,13 +14,15 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 
 from cmpd.errors import StaleRead, StoreError
+from cmpd.records import Change
+from cmpd.store.bulk import apply_batch
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,15 +46,20 @@ class Connection(aiosqlite.Connection):
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One waiting unit: `apply` does it on a cursor and returns what its caller gets."""
+    """One waiting unit: `apply` does it on a cursor and returns what its caller gets.
+
+    `changes`: what `apply` would do, if that is all it does and returns nothing; they may be applied in bulk instead.
+    """
 
     apply: Callable[[sqlite3.Cursor], Any]
+    changes: Sequence[Change] | None
     as_of: int | None
     ends_trust: bool
     done: asyncio.Future[Any]
 
 
 Outcome = tuple[Any, Exception | None]  # what a unit returned, or why it was undone
+_NOTHING: Outcome = (None, None)
 
 
 def as_store_error(error: Exception) -> Exception:
@@ -95,7 +103,12 @@ class GroupCommit:
         self._task = asyncio.create_task(self._work(), name="cmpd store writer")
 
     async def write(
-        self, apply: Callable[[sqlite3.Cursor], T], *, as_of: int | None = None, ends_trust: bool = False
+        self,
+        apply: Callable[[sqlite3.Cursor], T],
+        *,
+        changes: Sequence[Change] | None = None,
+        as_of: int | None = None,
+        ends_trust: bool = False,
     ) -> T:
         """Have `apply` done in a unit of its own; returns its result when that is durable."""
         if self._closing:
@@ -103,7 +116,7 @@ class GroupCommit:
         self._callers += 1
         try:
             async with self._room:
-                unit = Unit(apply, as_of, ends_trust, asyncio.get_running_loop().create_future())
+                unit = Unit(apply, changes, as_of, ends_trust, asyncio.get_running_loop().create_future())
                 self._waiting.append(unit)
                 self._arrived.set()
                 result: T = await unit.done
@@ -206,20 +219,48 @@ class GroupCommit:
             # What this batch changes must not count before it can be read: else a caller could see the new number, read
             # the old records, and be believed.
             generation = self.generation
-            outcomes: list[Outcome] = []
-            for unit in batch:
-                if unit.as_of is not None and unit.as_of < generation:
-                    outcomes.append((None, StaleRead("entities or certificates have changed meanwhile")))
-                    continue
-                outcome = _apply(database, cursor, unit)
-                generation += unit.ends_trust and outcome[1] is None
-                outcomes.append(outcome)
+            if _apply_in_bulk(database, cursor, batch, generation):
+                outcomes = [_NOTHING] * len(batch)
+            else:
+                outcomes, generation = _apply_one_by_one(database, cursor, batch, generation)
             cursor.execute("COMMIT")
         finally:
             if database.in_transaction:
                 database.execute("ROLLBACK")
         self.generation = generation
         return outcomes
+
+
+def _apply_in_bulk(database: sqlite3.Connection, cursor: sqlite3.Cursor, batch: list[Unit], generation: int) -> bool:
+    """Apply the batch by types of change if it allows that and nothing conflicts; otherwise leave no trace."""
+    for unit in batch:
+        if unit.changes is None or unit.ends_trust or (unit.as_of is not None and unit.as_of < generation):
+            return False
+    cursor.execute("SAVEPOINT batch")
+    try:
+        if apply_batch(cursor, (unit.changes for unit in batch if unit.changes is not None)):
+            return True
+    except sqlite3.IntegrityError:
+        pass
+    if database.in_transaction:
+        cursor.execute("ROLLBACK TO batch")
+        return False
+    raise sqlite3.OperationalError("SQLite gave up the transaction")
+
+
+def _apply_one_by_one(
+    database: sqlite3.Connection, cursor: sqlite3.Cursor, batch: list[Unit], generation: int
+) -> tuple[list[Outcome], int]:
+    """Each unit in a SAVEPOINT of its own: (what became of each, the generation after them)."""
+    outcomes: list[Outcome] = []
+    for unit in batch:
+        if unit.as_of is not None and unit.as_of < generation:
+            outcomes.append((None, StaleRead("entities or certificates have changed meanwhile")))
+            continue
+        outcome = _apply(database, cursor, unit)
+        generation += unit.ends_trust and outcome[1] is None
+        outcomes.append(outcome)
+    return outcomes, generation
 
 
 def _apply(database: sqlite3.Connection, cursor: sqlite3.Cursor, unit: Unit) -> Outcome:

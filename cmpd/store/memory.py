@@ -200,13 +200,14 @@ class MemoryStore:
         self._check_open()
         tables = self._tables.copy()
         processing = TransactionState.PROCESSING
+        intents: list[CertificateRecord] = []
         for transaction in [found for found in tables.transactions.values() if found.state is processing]:
             row = tables.rows[transaction.id]
-            recorded = [s for s, r in tables.certificate_rows.items() if r == row and tables.certificates[s].der]
+            mine = [tables.certificates[serial] for serial, r in tables.certificate_rows.items() if r == row]
+            recorded = [record for record in mine if record.der]
             tables.add_uses(transaction.entity_id, max(0, tables.uses_taken.get(row, 0) - len(recorded)))
             tables.delete(transaction.id)
-        intended = CertificateState.INTENDED
-        intents = [record for record in tables.certificates.values() if record.state is intended]
+            intents += [record for record in mine if record.state is CertificateState.INTENDED]
         for record in intents:
             tables.certificates[record.serial] = replace(
                 record, state=CertificateState.ABANDONED, changed_at=at, changed_by="recovery"

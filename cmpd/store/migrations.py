@@ -6,7 +6,7 @@ What the tables are laid out for:
    (chosen by the client; small, because ended transactions are purged) and key_id (a digest).
  * Certificates stay when their transaction is purged, and a transactionID may come again after that. So the link is
    the transaction's row number, which is never used twice; it is no foreign key.
- * What is worked off (intended, processing, confirming, ended) has partial indices of only the rows in that state.
+ * What is worked off (processing, confirming, ended) has partial indices of only the rows in that state.
 """
 
 import sqlite3
@@ -79,7 +79,6 @@ STEPS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX certificate_transaction ON certificate (transaction_row)",
         "CREATE INDEX certificate_key ON certificate (key_id)",
-        "CREATE INDEX certificate_intended ON certificate (serial) WHERE state = 'intended'",
         """
         CREATE TABLE response (
             transaction_row INTEGER NOT NULL REFERENCES cmp_transaction ON DELETE CASCADE,

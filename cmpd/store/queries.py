@@ -167,13 +167,15 @@ def recover(cursor: sqlite3.Cursor, at: int) -> int:
     )
     returned = [(uses, entity_id) for entity_id, uses in cursor.fetchall()]
     cursor.executemany("UPDATE entity SET uses_left = uses_left + ? WHERE id = ?", returned)
-    cursor.execute("DELETE FROM cmp_transaction WHERE state = 'processing'")
     cursor.execute(
         "UPDATE certificate SET state = 'abandoned', changed_at = ?, changed_by = 'recovery', tbs = NULL"
-        " WHERE state = 'intended'",
+        " WHERE state = 'intended'"
+        " AND transaction_row IN (SELECT row FROM cmp_transaction WHERE state = 'processing')",
         (at,),
     )
-    return cursor.rowcount
+    abandoned = cursor.rowcount
+    cursor.execute("DELETE FROM cmp_transaction WHERE state = 'processing'")
+    return abandoned
 
 
 # --- certificates ----------------------------------------------------------------------------------------------------

@@ -102,7 +102,10 @@ class SqliteStore:
         """Make one unit durable, or raise StoreConflict or StaleRead and change nothing."""
         unit = tuple(changes)
         await self._writer.write(
-            lambda cursor: apply_changes(cursor, unit), as_of=as_of, ends_trust=any(map(ends_trust, unit))
+            lambda cursor: apply_changes(cursor, unit),
+            changes=unit,
+            as_of=as_of,
+            ends_trust=any(map(ends_trust, unit)),
         )
 
     async def find_transaction(self, transaction_id: bytes) -> TransactionRecord | None:

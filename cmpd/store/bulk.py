@@ -1,0 +1,218 @@
+"""A batch of units at once: one statement for each type of change, for all units together.
+
+sqlite3 lets go of the GIL for each statement and has to win it back from the event loop; with thirty units of three
+changes each that, not SQLite's work, is what a commit costs. So the changes of a batch are sorted by type, and each
+type is one statement of many rows (BULK, in the order in which a unit has them).
+
+The outcome is that of one unit after the other if every precondition holds, and the counts of changed rows say whether
+it does. If not, or if a batch has what is not done here, `apply_batch` says so; the caller undoes it and has the units
+applied one by one (changes.py), which finds out whose precondition is gone.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from cmpd.records import (
+    AddCertificate,
+    AddIntent,
+    AddResponse,
+    Change,
+    MoveCertificate,
+    MoveTransaction,
+    OpenTransaction,
+    TakeUse,
+)
+
+_SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
+"""How many rows a statement may have: few numbers, so that each stays prepared."""
+
+
+def apply_batch(cursor: sqlite3.Cursor, units: Iterable[Sequence[Change]]) -> bool:
+    """Apply all units; False (or sqlite3.IntegrityError) if they must be undone and applied one by one."""
+    by_type: dict[type[Change], list[Any]] = {kind: [] for kind in BULK}
+    touched: dict[bytes, int] = {}
+    for number, unit in enumerate(units):
+        for change in unit:
+            changes = by_type.get(type(change))
+            if changes is None or touched.setdefault(_KEYS[type(change)](change), number) != number:
+                return False  # two units touch the same record: their order counts
+            changes.append(change)
+    opened = {(change.transaction.id, change.transaction.entity_id) for change in by_type[OpenTransaction]}
+    if any((change.transaction_id, change.entity_id) not in opened for change in by_type[TakeUse]):
+        return False
+    return all(apply(cursor, by_type[kind]) for kind, apply in BULK.items() if by_type[kind])
+
+
+_KEYS: Final[dict[type[Change], Callable[[Any], bytes]]] = {
+    OpenTransaction: lambda change: change.transaction.id,
+    TakeUse: lambda change: change.transaction_id,
+    AddIntent: lambda change: change.intent.serial,
+    AddCertificate: lambda change: change.serial,
+    MoveCertificate: lambda change: change.serial,
+    MoveTransaction: lambda change: change.id,
+    AddResponse: lambda change: change.transaction_id,
+}
+"""The record that a change is about."""
+
+
+def _chunks(rows: list[Any]) -> Iterator[list[Any]]:
+    start = 0
+    for size in _SIZES:
+        while len(rows) - start >= size:
+            yield rows[start : start + size]
+            start += size
+
+
+@lru_cache(maxsize=128)
+def _statement(head: str, row: str, tail: str, count: int) -> str:
+    return f"{head} {', '.join([row] * count)} {tail}"
+
+
+def _many(cursor: sqlite3.Cursor, head: str, row: str, tail: str, rows: list[tuple[Any, ...]]) -> bool:
+    """Run `head row, row ... tail` over all rows; whether each of them changed one row of the table."""
+    for chunk in _chunks(rows):
+        cursor.execute(_statement(head, row, tail, len(chunk)), [value for values in chunk for value in values])
+        if cursor.rowcount != len(chunk):
+            return False
+    return True
+
+
+def _open_transactions(cursor: sqlite3.Cursor, changes: list[OpenTransaction]) -> bool:
+    head = (
+        "INSERT INTO cmp_transaction (id, state, credential, entity_id, body, started_at, server_nonce, confirm_by,"
+        " sender_certificate, ended_at) VALUES"
+    )
+    rows = [
+        (
+            new.id,
+            new.state.value,
+            new.credential,
+            new.entity_id,
+            new.body,
+            new.started_at,
+            new.server_nonce,
+            new.confirm_by,
+            new.sender_certificate,
+            new.ended_at,
+        )
+        for new in (change.transaction for change in changes)
+    ]
+    return _many(cursor, head, "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", "ON CONFLICT (id) DO NOTHING", rows)
+
+
+_ENTITIES: Final = "SELECT id, disabled, uses_left FROM entity WHERE id IN ("
+
+
+def _take_uses(cursor: sqlite3.Cursor, changes: list[TakeUse]) -> bool:
+    """Entities with unlimited uses are only looked at; one with limited uses may take one of them in a batch."""
+    takers: dict[int, list[bytes]] = {}
+    for change in changes:
+        takers.setdefault(change.entity_id, []).append(change.transaction_id)
+    limited: list[tuple[int]] = []
+    for chunk in _chunks(list(takers)):
+        cursor.execute(
+            _statement("SELECT id, disabled, uses_left FROM entity WHERE id IN (", "?", ")", len(chunk)), chunk
+        )
+        found = cursor.fetchall()
+        if len(found) != len(chunk) or any(disabled for _, disabled, _ in found):
+            return False
+        limited += [(entity_id,) for entity_id, _, uses_left in found if uses_left is not None]
+    if any(len(takers[entity_id]) > 1 for (entity_id,) in limited):
+        return False
+    taken = [(takers[entity_id][0],) for (entity_id,) in limited]
+    return _many(
+        cursor, "UPDATE entity SET uses_left = uses_left - 1 WHERE uses_left > 0 AND id IN (", "?", ")", limited
+    ) and _many(cursor, "UPDATE cmp_transaction SET uses_taken = uses_taken + 1 WHERE id IN (", "?", ")", taken)
+
+
+def _add_intents(cursor: sqlite3.Cursor, changes: list[AddIntent]) -> bool:
+    head = (
+        "INSERT INTO certificate (transaction_row, serial, transaction_id, cert_req_id, entity_id, profile, state,"
+        " subject, subject_text, key_id, not_before, not_after, created_at, replaces, tbs) VALUES"
+    )
+    row = "((SELECT row FROM cmp_transaction WHERE id = ?), ?, ?, ?, ?, ?, 'intended', ?, ?, ?, ?, ?, ?, ?, ?)"
+    rows = [
+        (
+            intent.transaction_id,
+            intent.serial,
+            intent.transaction_id,
+            intent.cert_req_id,
+            intent.entity_id,
+            intent.profile,
+            intent.subject,
+            intent.subject_text,
+            intent.key_id,
+            intent.not_before,
+            intent.not_after,
+            intent.created_at,
+            intent.replaces,
+            intent.tbs,
+        )
+        for intent in (change.intent for change in changes)
+    ]
+    return _many(cursor, head, row, "", rows)
+
+
+def _add_certificates(cursor: sqlite3.Cursor, changes: list[AddCertificate]) -> bool:
+    head = (
+        "UPDATE certificate SET der = new.column2, state = new.column3, changed_at = new.column4, tbs = NULL"
+        " FROM (VALUES"
+    )
+    tail = ") AS new WHERE certificate.serial = new.column1 AND certificate.state = 'intended'"
+    rows = [(change.serial, change.der, change.state.value, change.at) for change in changes]
+    return _many(cursor, head, "(?, ?, ?, ?)", tail, rows)
+
+
+def _move_certificates(cursor: sqlite3.Cursor, changes: list[MoveCertificate]) -> bool:
+    head = (
+        "UPDATE certificate SET state = new.column2, changed_at = new.column3, reason = new.column4,"
+        " changed_by = new.column5 FROM (VALUES"
+    )
+    tail = ") AS new WHERE certificate.serial = new.column1 AND certificate.state = new.column6"
+    rows = [
+        (change.serial, change.state.value, change.at, change.reason, change.by, change.expected.value)
+        for change in changes
+    ]
+    return _many(cursor, head, "(?, ?, ?, ?, ?, ?)", tail, rows)
+
+
+def _move_transactions(cursor: sqlite3.Cursor, changes: list[MoveTransaction]) -> bool:
+    head = (
+        "UPDATE cmp_transaction SET state = new.column2, server_nonce = new.column3, confirm_by = new.column4,"
+        " ended_at = new.column5, sender_certificate = coalesce(new.column6, sender_certificate) FROM (VALUES"
+    )
+    tail = ") AS new WHERE cmp_transaction.id = new.column1 AND cmp_transaction.state = new.column7"
+    rows = [
+        (
+            change.id,
+            change.state.value,
+            change.server_nonce,
+            change.confirm_by,
+            change.ended_at,
+            change.sender_certificate,
+            change.expected.value,
+        )
+        for change in changes
+    ]
+    return _many(cursor, head, "(?, ?, ?, ?, ?, ?, ?)", tail, rows)
+
+
+def _add_responses(cursor: sqlite3.Cursor, changes: list[AddResponse]) -> bool:
+    head = "INSERT INTO response (transaction_row, request_digest, response) VALUES"
+    row = "((SELECT row FROM cmp_transaction WHERE id = ?), ?, ?)"
+    rows = [(change.transaction_id, change.request_digest, change.response) for change in changes]
+    return _many(cursor, head, row, "ON CONFLICT (transaction_row, request_digest) DO NOTHING", rows)
+
+
+BULK: Final[dict[type[Change], Callable[[sqlite3.Cursor, list[Any]], bool]]] = {
+    OpenTransaction: _open_transactions,
+    TakeUse: _take_uses,
+    AddIntent: _add_intents,
+    AddCertificate: _add_certificates,
+    MoveCertificate: _move_certificates,
+    MoveTransaction: _move_transactions,
+    AddResponse: _add_responses,
+}
+"""ReturnUse is not here: it is rare, and what it gives back depends on what its transaction took."""
