@@ -11,8 +11,7 @@ later (`retry_unfinished`), and is not sent before.
 
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -87,21 +86,20 @@ class _Gate:
         self._make_event = make_event
         self._working: dict[bytes, Event | None] = {}
 
-    @asynccontextmanager
-    async def passing(self, transaction_id: bytes) -> AsyncIterator[None]:
-        """Hold the transaction while the body runs."""
+    async def enter(self, transaction_id: bytes) -> None:
+        """Wait until nobody holds the transaction, and hold it. `leave` must follow."""
         while transaction_id in self._working:
             event = self._working[transaction_id]
             if event is None:  # made only when somebody has to wait
                 event = self._working[transaction_id] = self._make_event()
             await event.wait()
         self._working[transaction_id] = None
-        try:
-            yield
-        finally:
-            event = self._working.pop(transaction_id)
-            if event is not None:
-                event.set()
+
+    def leave(self, transaction_id: bytes) -> None:
+        """Let the next one through."""
+        event = self._working.pop(transaction_id)
+        if event is not None:
+            event.set()
 
 
 class Responder:
@@ -191,8 +189,11 @@ class Responder:
             return None
         if envelope.body_name not in HANDLERS:
             raise BadRequest(f"body: {envelope.body_name} is not supported")
-        async with self._gate.passing(transaction_id):
+        await self._gate.enter(transaction_id)
+        try:
             return await self._handle(verified, transaction_id, digest, as_of)
+        finally:
+            self._gate.leave(transaction_id)
 
     async def _handle(
         self, verified: VerifiedRequest, transaction_id: bytes, digest: bytes, as_of: int

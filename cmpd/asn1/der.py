@@ -10,8 +10,10 @@ reads by value are checked by value (INTEGER in the fewest octets, BOOLEAN 00 or
 """
 
 import calendar
+import math
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 BOOLEAN: Final = 0x01
@@ -149,6 +151,7 @@ def utc_time(data: bytes, start: int, stop: int, noun: str) -> int:
     return _time(data[start:stop], 2, noun)
 
 
+@lru_cache(maxsize=1024)  # messageTime is now, for many messages a second
 def _time(text: bytes, year_digits: int, noun: str) -> int:
     digits = text[:-1]
     if len(digits) != year_digits + 10 or text[-1:] != b"Z" or not digits.isdigit():
@@ -173,7 +176,14 @@ def check(data: bytes, pos: int, end: int, *, depth: int = MAX_DEPTH, limit: int
     enclosing: list[int] = []
     while True:
         while pos < end:
-            tag, start, stop = header(data, pos, end)
+            tag = data[pos]
+            start = pos + 2
+            if start <= end and data[pos + 1] < 0x80 and tag & 0x1F != 0x1F:  # header() for the short form, in place
+                stop = start + data[pos + 1]
+                if stop > end:
+                    raise DerError("value is longer than what contains it")
+            else:
+                tag, start, stop = header(data, pos, end)
             limit -= 1
             if limit < 0:
                 raise DerError("too many values")
@@ -353,12 +363,22 @@ def encode_boolean(value: bool) -> bytes:
 
 def encode_generalized_time(when: float) -> bytes:
     """A GeneralizedTime of Unix time `when`, seconds rounded down."""
+    return _generalized_time(math.floor(when))
+
+
+@lru_cache(maxsize=4096)
+def _generalized_time(when: int) -> bytes:
     return tlv(GENERALIZED_TIME, time.strftime("%Y%m%d%H%M%SZ", time.gmtime(when)).encode())
 
 
 def encode_time(when: float) -> bytes:
     """A Time of a certificate or CRL: UTCTime from 1950 through 2049, else GeneralizedTime (RFC 5280)."""
+    return _certificate_time(math.floor(when))
+
+
+@lru_cache(maxsize=4096)
+def _certificate_time(when: int) -> bytes:
     moment = time.gmtime(when)
     if 1950 <= moment.tm_year < 2050:
         return tlv(UTC_TIME, time.strftime("%y%m%d%H%M%SZ", moment).encode())
-    return encode_generalized_time(when)
+    return _generalized_time(when)

@@ -34,27 +34,17 @@ def apply_batch(cursor: sqlite3.Cursor, units: Iterable[Sequence[Change]]) -> bo
     by_type: dict[type[Change], list[Any]] = {kind: [] for kind in BULK}
     touched: dict[bytes, int] = {}
     for number, unit in enumerate(units):
+        before = 0
         for change in unit:
-            changes = by_type.get(type(change))
-            if changes is None or touched.setdefault(_KEYS[type(change)](change), number) != number:
-                return False  # two units touch the same record: their order counts
-            changes.append(change)
+            order, key_of = _KINDS.get(type(change), _NOT_IN_BULK)
+            if order < before or touched.setdefault(key_of(change), number) != number:
+                return False  # another order, or a record that two units touch: what comes first counts
+            before = order
+            by_type[type(change)].append(change)
     opened = {(change.transaction.id, change.transaction.entity_id) for change in by_type[OpenTransaction]}
     if any((change.transaction_id, change.entity_id) not in opened for change in by_type[TakeUse]):
         return False
     return all(apply(cursor, by_type[kind]) for kind, apply in BULK.items() if by_type[kind])
-
-
-_KEYS: Final[dict[type[Change], Callable[[Any], bytes]]] = {
-    OpenTransaction: lambda change: change.transaction.id,
-    TakeUse: lambda change: change.transaction_id,
-    AddIntent: lambda change: change.intent.serial,
-    AddCertificate: lambda change: change.serial,
-    MoveCertificate: lambda change: change.serial,
-    MoveTransaction: lambda change: change.id,
-    AddResponse: lambda change: change.transaction_id,
-}
-"""The record that a change is about."""
 
 
 def _chunks(rows: list[Any]) -> Iterator[list[Any]]:
@@ -216,3 +206,17 @@ BULK: Final[dict[type[Change], Callable[[sqlite3.Cursor, list[Any]], bool]]] = {
     AddResponse: _add_responses,
 }
 """ReturnUse is not here: it is rare, and what it gives back depends on what its transaction took."""
+
+_KEYS: Final[dict[type[Change], Callable[[Any], bytes]]] = {
+    OpenTransaction: lambda change: change.transaction.id,
+    TakeUse: lambda change: change.transaction_id,
+    AddIntent: lambda change: change.intent.serial,
+    AddCertificate: lambda change: change.serial,
+    MoveCertificate: lambda change: change.serial,
+    MoveTransaction: lambda change: change.id,
+    AddResponse: lambda change: change.transaction_id,
+}
+"""The record that a change is about."""
+
+_KINDS: Final = {kind: (order, _KEYS[kind]) for order, kind in enumerate(BULK)}
+_NOT_IN_BULK: Final[tuple[int, Callable[[Any], bytes]]] = (-1, lambda _: b"")
