@@ -7,12 +7,9 @@ lives.
 """
 
 import asyncio
-import json
 import logging
 import signal
 import socket
-import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +17,7 @@ from typing import Final, TypeVar
 
 import uvloop
 
-from cmpd import __version__, notify
+from cmpd import __version__, logs, notify
 from cmpd.asn1 import der
 from cmpd.ca import CertificateAuthority
 from cmpd.config import Config, TcpConfig
@@ -229,7 +226,7 @@ def _limits(tcp: TcpConfig) -> TcpLimits:
 
 def run(config: Config) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. ConfigError and StoreError are the caller's to print."""
-    set_up_logging(config)
+    logs.set_up(config.log)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config))
     return 0
@@ -273,30 +270,3 @@ async def _tick_until(stopping: asyncio.Event, daemon: Daemon) -> None:
                 await stopping.wait()
         except TimeoutError:
             continue
-
-
-class _JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON."""
-        entry = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
-
-
-def set_up_logging(config: Config) -> None:
-    """Log to standard error, as configured."""
-    handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    text.converter = time.gmtime
-    handler.setFormatter(_JsonFormatter() if config.log.json_lines else text)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(config.log.level.upper())

@@ -17,7 +17,7 @@ import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import cmpd.store.queries
 import cmpd.store.sealing
@@ -37,7 +37,7 @@ SCRYPT_N = 16
 UNTOUCHED = ("before claim", "inside claim")
 CLAIMED = ("after claim", "before sign", "after sign", "before finish", "inside finish")
 RECORDED = ("after finish", "before answer", "within answer", "after answer")
-"""Points by what the database holds then. "inside": the statements are done and not committed; "within": half of the
+"""Points by what the database holds then. "inside": all is written but the COMMIT; "within": half of the
 answer's octets have left."""
 
 RECOVERY = "inside recovery"
@@ -88,6 +88,24 @@ class DyingStore:
         self._bomb.reach(f"after {unit(changes)}")
 
 
+class DyingTransaction:
+    """Told of each statement before SQLite runs it; may die when all is done but the COMMIT."""
+
+    INSERTS: Final = {"INSERT INTO certificate": "claim", "INSERT INTO response": "finish"}
+
+    def __init__(self, bomb: Bomb) -> None:
+        self._bomb = bomb
+        self._units: set[str] = set()
+
+    def __call__(self, statement: str) -> None:
+        if statement.startswith("BEGIN"):
+            self._units.clear()
+        self._units.update(unit for start, unit in self.INSERTS.items() if statement.startswith(start))
+        if statement.startswith("COMMIT"):
+            for name in sorted(self._units):
+                self._bomb.reach(f"inside {name}")
+
+
 class DyingKey:
     """A CA key that may die around a signature, and that keeps a journal of its signatures."""
 
@@ -133,7 +151,7 @@ class DyingTransport:
 def wrap(bomb: Bomb, ca_key: Path, journal: Path) -> None:
     """Put the wrapped parts where the daemon takes its parts from."""
     open_store, load_key = daemon.open_store, daemon.load_key
-    apply_changes, recover = cmpd.store.sqlite.apply_changes, cmpd.store.queries.recover
+    open_file, recover = cmpd.store.sqlite._open_file, cmpd.store.queries.recover
 
     async def open_dying(path: Path, *, serving: bool) -> Any:
         return DyingStore(await open_store(path, serving=serving), bomb)
@@ -142,9 +160,10 @@ def wrap(bomb: Bomb, ca_key: Path, journal: Path) -> None:
         key = load_key(path, passphrase, certificate, offload=offload)
         return DyingKey(key, bomb, journal) if path == ca_key else key
 
-    def apply_and_die(cursor: sqlite3.Cursor, changes: Sequence[Change]) -> None:
-        apply_changes(cursor, changes)
-        bomb.reach(f"inside {unit(changes)}")
+    def open_dying_file(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        database = open_file(*arguments, **options)
+        database.set_trace_callback(DyingTransaction(bomb))
+        return database
 
     def recover_and_die(cursor: sqlite3.Cursor, at: int) -> int:
         abandoned = recover(cursor, at)
@@ -162,7 +181,7 @@ def wrap(bomb: Bomb, ca_key: Path, journal: Path) -> None:
     daemon.open_store = open_dying
     daemon.load_key = load_dying
     daemon.TcpServer = DyingServer  # type: ignore[misc]
-    cmpd.store.sqlite.apply_changes = apply_and_die
+    cmpd.store.sqlite._open_file = open_dying_file
     cmpd.store.queries.recover = recover_and_die
 
 

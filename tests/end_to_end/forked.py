@@ -1,0 +1,150 @@
+"""Servers forked by crashing.py as the tests see them: started, signalled, waited for.
+
+What guessing the passphrase costs an attacker (scrypt, PBKDF2) is made cheap in the CAs here: it would cost each start.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cmpd.env import Env
+from cmpd.install import Plan, make_root
+from cmpd.signing import file as signing_file
+from cmpd.store import sealing
+from tests.end_to_end.crashing import SCRYPT_N
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Server:
+    """A forked server. Its process is another's child, so its end is learnt from the program that forked it."""
+
+    program: subprocess.Popen[str]
+    log: Path
+    pid: int
+    port: int = 0
+    exit_code: int | None = None
+
+    def log_text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait_for_log(self, pattern: str, seconds: float = 20) -> re.Match[str]:
+        deadline = time.monotonic() + seconds
+        while (found := re.search(pattern, self.log_text())) is None:
+            assert time.monotonic() < deadline, f"no line matches {pattern!r} in the log:\n{self.log_text()}"
+            time.sleep(0.002)
+        return found
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.exit_code is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """The exit code, negative if a signal ended it."""
+        if self.exit_code is None:
+            self.exit_code = _read(self.program)["exit"]
+        return self.exit_code
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        assert self.wait() == -signal.SIGKILL
+
+    def terminate(self) -> int:
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+
+@dataclass
+class Site:
+    """A CA in a directory, and the program that forks its servers, one at a time."""
+
+    directory: Path
+    program: subprocess.Popen[str]
+    servers: list[Server] = field(default_factory=list)
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "cmpd.toml"
+
+    @property
+    def anchor(self) -> Path:
+        return self.directory / "ca.pem"
+
+    @property
+    def database(self) -> Path:
+        return self.directory / "cmpd.db"
+
+    @property
+    def journal(self) -> Path:
+        """Every signature of a CA key that may die, in hex."""
+        return self.directory / "journal"
+
+    def start(self, point: str | None = None, occurrence: int = 1) -> Server:
+        """A server that dies when `point` is reached for the n-th time; without one, a server as it is."""
+        log = self.directory / f"log.{len(self.servers)}"
+        order = {"config": str(self.config), "log": str(log), "journal": str(self.journal)}
+        assert self.program.stdin is not None
+        self.program.stdin.write(json.dumps(order | {"point": point, "occurrence": occurrence}) + "\n")
+        self.program.stdin.flush()
+        server = Server(self.program, log, _read(self.program)["pid"])
+        self.servers.append(server)
+        return server
+
+    @contextmanager
+    def serving(self) -> Iterator[Server]:
+        """A server as it is until the end of the block; then it must end in good order, unless it was killed in it."""
+        server = self.start()
+        try:
+            _wait_until_ready(server)
+            yield server
+        finally:
+            server.terminate()
+            assert server.exit_code in (0, -signal.SIGKILL), server.log_text()
+        assert "Traceback" not in server.log_text()
+
+    @contextmanager
+    def dying(self, point: str, occurrence: int = 1) -> Iterator[Server]:
+        """A server that must have killed itself at the end of the block."""
+        server = self.start(point, occurrence)
+        try:
+            _wait_until_ready(server)
+            yield server
+        except BaseException:
+            server.signal(signal.SIGKILL)
+            server.wait()
+            raise
+        assert server.wait() == -signal.SIGKILL
+        assert "Traceback" not in server.log_text()
+
+
+def _wait_until_ready(server: Server) -> None:
+    server.port = int(server.wait_for_log(r" ready .*listen=\S+:(\d+)\n")[1])
+
+
+def _read(program: subprocess.Popen[str]) -> dict[str, int]:
+    assert program.stdout is not None
+    return json.loads(program.stdout.readline())  # type: ignore[no-any-return]
+
+
+@contextmanager
+def made(directory: Path) -> Iterator[Site]:
+    """A new CA in `directory`, and the program beside it until the end of the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signing_file, "_ITERATIONS", 1000)
+        patch.setitem(sealing.SCRYPT, "n", SCRYPT_N)
+        make_root(Plan(directory, "127.0.0.1:0", "/O=Test/CN=Test CA"), Env())
+        command = [sys.executable, "-m", "tests.end_to_end.crashing"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as program:
+            yield Site(directory, program)

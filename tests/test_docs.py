@@ -1,0 +1,296 @@
+"""What the documents say is held against the code: commands, keys, files, tests, and the tables of supported-cmp.md."""
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from cmpd.asn1 import cmp, crmf, der
+from cmpd.cli import cmpc, cmpd
+from cmpd.config import Config
+from cmpd.errors import CmpError, FailInfo
+from cmpd.handlers import ANNOUNCEMENTS, HANDLERS
+from cmpd.message import BODY_NAMES, ID_IT_CERT_PROFILE, ID_IT_IMPLICIT_CONFIRM
+from cmpd.profiles import extensions
+from cmpd.protection.schemes import REFUSED, SCHEMES
+from cmpd.requests import _FORBIDDEN_FIELDS
+from cmpd.wire.tcpmsg import ErrorType, MessageType
+from tests.test_house import imports
+from tests.world import World, protect
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md"]
+DOCUMENTS = {
+    str(path.relative_to(ROOT)): path.read_text() for path in [*(ROOT / n for n in NAMES), *ROOT.glob("docs/*.md")]
+}
+LONGEST_ARCHITECTURE = 200
+PARSERS = {"cmpd": cmpd.parser, "cmpc": cmpc._parser}
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+every_document = pytest.mark.parametrize("name", DOCUMENTS)
+
+
+def prose(text: str) -> str:
+    return BLOCK.sub("", text)
+
+
+def inline_code(text: str) -> Iterator[str]:
+    yield from re.findall(r"`([^`]+)`", prose(text))
+
+
+def shell_lines(text: str) -> Iterator[str]:
+    for language, block in BLOCK.findall(text):
+        if language == "sh":
+            yield from block.replace("\\\n", " ").splitlines()
+
+
+def calls(text: str) -> Iterator[list[str]]:
+    """The arguments, with the command first, of each cmpd and cmpc in the text's blocks of commands."""
+    for line in shell_lines(text):
+        if not re.search(r"\b(cmpd|cmpc) ", line):
+            continue
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if set(word) <= set("();<>|&"):
+                if words and Path(words[0]).name in PARSERS:
+                    yield words
+                words = [] if word[0] in ";|&()" else ["a file, not a command"]
+            else:
+                words.append(word)
+
+
+# --- commands, targets, keys, files -----------------------------------------------------------------------------------
+
+
+COMMANDS = [(name, call) for name, text in DOCUMENTS.items() for call in calls(text)]
+
+
+@pytest.mark.parametrize(("name", "call"), COMMANDS, ids=[f"{name}: {shlex.join(call)}" for name, call in COMMANDS])
+def test_every_command_line_is_one_that_the_command_understands(name: str, call: list[str]) -> None:
+    try:
+        PARSERS[Path(call[0]).name]().parse_args(call[1:])
+    except (SystemExit, argparse.ArgumentError) as error:
+        pytest.fail(f"{name}: {shlex.join(call)}: {error}")
+
+
+def test_the_readme_has_commands_of_each_kind() -> None:
+    shown = [call for name, call in COMMANDS if name == "README.md"]
+    kinds = {(Path(call[0]).name, call[1]) for call in shown}
+    assert {("cmpc", body) for body in ("ir", "cr", "kur", "p10cr")} <= kinds
+    assert {("cmpd", command) for command in ("init", "check", "entity", "cert")} <= kinds
+
+
+def test_the_line_to_paste_is_the_one_that_make_run_prints() -> None:
+    from tests.demo import ENROL
+
+    assert f".venv/bin/{ENROL.format(listen='127.0.0.1:8829', var='var')}" in shell_lines(DOCUMENTS["README.md"])
+
+
+@every_document
+def test_every_make_target_exists(name: str) -> None:
+    text = DOCUMENTS[name]
+    code = [*inline_code(text), *shell_lines(text)]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {target for line in code for target in re.findall(r"^make ([a-z-]+)", line)}
+    assert named <= targets
+
+
+def key_exists(path: str) -> bool:
+    table: type[BaseModel] = Config
+    *tables, last = path.split(".")
+    for part in tables:
+        if part == "NAME":
+            continue
+        [found] = [f for n, f in table.model_fields.items() if part in (n, f.alias)] or [None]
+        models = [found.annotation, *get_args(found.annotation)] if found else []
+        models = [m for m in models if isinstance(m, type) and issubclass(m, BaseModel)]
+        if not models:
+            return False
+        table = models[0]
+    return any(last in (n, f.alias) for n, f in table.model_fields.items())
+
+
+KEY = re.compile(rf"((?:{'|'.join(Config.model_fields)})(?:\.NAME)?\.[a-z0-9_]+)(?: = .*)?")
+
+
+@every_document
+def test_every_key_of_the_configuration_exists(name: str) -> None:
+    named = {found[1] for code in inline_code(DOCUMENTS[name]) if (found := KEY.fullmatch(code))}
+    named -= {code for code in named if code.rpartition(".")[2] in ("pem", "db", "toml", "py", "csr")}
+    assert {key for key in named if not key_exists(key)} == set()
+
+
+def test_keys_are_looked_for_in_their_tables() -> None:
+    assert key_exists("tcp.max_in_flight")
+    assert key_exists("log.json")
+    assert key_exists("profile.NAME.san_allowed")
+    assert not key_exists("store.max_in_flight")
+    assert KEY.fullmatch("tcp.rfc2510 = false")
+
+
+@every_document
+def test_every_linked_file_exists(name: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", DOCUMENTS[name]):
+        if "://" not in target:
+            assert (ROOT / name).parent.joinpath(target).exists(), target
+
+
+@every_document
+def test_every_file_and_test_that_is_named_exists(name: str) -> None:
+    for code in inline_code(DOCUMENTS[name]):
+        path, _, function = code.partition("::")
+        if re.fullmatch(r"(cmpd|tests|docs|systemd)/[\w./-]*", path):
+            assert (ROOT / path).exists(), code
+        if function:
+            assert re.search(rf"^(async )?def {function}\(", (ROOT / path).read_text(), re.MULTILINE), code
+
+
+def test_every_invariant_names_its_file_and_its_test() -> None:
+    section = DOCUMENTS["ARCHITECTURE.md"].partition("## Invariants")[2].partition("\n## ")[0]
+    items = re.split(r"^\d+\. ", section, flags=re.MULTILINE)[1:]
+    assert len(items) >= 10
+    for item in items:
+        named = list(inline_code(item))
+        assert any("::test_" in code for code in named), item
+        assert any(("/" in code and "::" not in code) or code == "pyproject.toml" for code in named), item
+
+
+def test_the_architecture_is_short() -> None:
+    assert DOCUMENTS["ARCHITECTURE.md"].count("\n") <= LONGEST_ARCHITECTURE
+
+
+@every_document
+def test_no_document_knows_a_machine_or_a_registry(name: str) -> None:
+    found = re.search(r"/root\b|/home/|/work/|/tmp/|\.\./shared|pypi|index-url|npmjs", DOCUMENTS[name], re.IGNORECASE)
+    assert found is None
+
+
+@every_document
+def test_no_line_is_longer_than_a_screen(name: str) -> None:
+    lines = prose(DOCUMENTS[name]).splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith(("|", "   `", "    `"))] == []
+
+
+# --- docs/supported-cmp.md --------------------------------------------------------------------------------------------
+
+
+def table(head: str) -> list[list[str]]:
+    """The rows of the table of supported-cmp.md whose head begins with these columns."""
+    lines = iter(DOCUMENTS["docs/supported-cmp.md"].splitlines())
+    [_] = [line for line in lines if line.startswith(f"| {head} |")][:1] or [pytest.fail(f"no table | {head} |")]
+    lines = iter(DOCUMENTS["docs/supported-cmp.md"].partition(f"\n| {head} |")[2].splitlines()[2:])
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_the_bodies_are_the_27_of_the_rfc_and_their_states_those_of_the_code() -> None:
+    rows = table("tag | body")
+    assert [(int(row[0]), row[1]) for row in rows] == list(enumerate(BODY_NAMES))
+    state = {row[1]: row[2] for row in rows}
+    assert {name for name, word in state.items() if word == "done"} == set(HANDLERS)
+    assert {name for name, word in state.items() if word == "noted"} == ANNOUNCEMENTS
+    assert set(state.values()) == {"done", "noted", "refused"}
+
+
+@pytest.mark.parametrize("row", [row for row in table("tag | body") if row[2] != "done"], ids=lambda row: row[1])
+async def test_a_body_is_answered_as_its_row_says(row: list[str]) -> None:
+    world = World()
+    secret = await world.add_secret()
+    seen = await world.send(protect(row[1], b"\x30\x00", secret.protector(world.env), world.env).der)
+    if seen is None:
+        assert row[3] == "none (finRep)"
+    else:
+        assert row[3] == f"{seen.body} {' '.join(seen.status()[2])}"
+
+
+@pytest.mark.parametrize("body", [row[1] for row in table("tag | body") if row[2] == "done"])
+async def test_a_body_that_is_done_has_the_answer_of_its_row(body: str) -> None:
+    answers = {row[1]: row[3] for row in table("tag | body")}
+    world = World()
+    secret = await world.add_secret()
+    if body in ("ir", "cr"):
+        _, seen, _ = await world.ir(secret, body=body)
+    elif body == "kur":
+        _, seen, _ = await world.ir(await world.holder(secret), body=body)
+    else:
+        request, granted, _ = await world.ir(secret, implicit=False)
+        contents = {"pkiconf": der.NULL_TLV, "certConf": b"\x30\x00"}
+        contents["error"] = der.seq(der.seq(der.encode_integer(2)))
+        if body not in contents:
+            assert answers[body] == "cp"  # p10cr: tests/test_enrolment.py
+            return
+        answer = await world.send(world.follow(request, granted, body, contents[body]).der)
+        assert answers[body] == ("none (finRep)" if answer is None else answer.body)
+        return
+    assert answers[body] == seen.body
+
+
+def test_the_general_info_is_all_that_the_rfc_has_and_done_what_the_code_reads() -> None:
+    rows = table("id-it | name")
+    assert {f"1.3.6.1.5.5.7.4.{row[0]}": row[1] for row in rows} == cmp.InfoType._map
+    read = {der.dotted(ID_IT_IMPLICIT_CONFIRM), der.dotted(ID_IT_CERT_PROFILE)}
+    assert {f"1.3.6.1.5.5.7.4.{row[0]}" for row in rows if row[2] == "done"} == read
+
+
+def test_the_algorithms_are_those_of_the_tables() -> None:
+    rows = table("algorithm | OID")
+    state: dict[str, set[str]] = {}
+    for _, oid, word, _ in rows:
+        state.setdefault(word, set()).add(oid)
+    assert state["done"] == {der.dotted(oid) for oid in SCHEMES}
+    assert state["refused badAlg"] == {der.dotted(oid) for oid in REFUSED}
+    assert not state["unknown badAlg"] & (state["done"] | state["refused badAlg"])
+    assert len(state) == 3
+
+
+def test_the_controls_are_all_that_the_rfc_has_and_done_what_the_code_uses() -> None:
+    rows = table("control | OID")
+    known = {oid: name for oid, name in crmf.AttributeType._map.items() if ".5.7.5." in oid}
+    assert {row[1]: row[0] for row in rows} == known
+    constants = {"ID_REG_CTRL_REG_TOKEN": "regToken", "ID_REG_CTRL_AUTHENTICATOR": "authenticator"}
+    constants["ID_REG_CTRL_OLD_CERT_ID"] = "oldCertID"
+    server = [path for path in (ROOT / "cmpd").rglob("*.py") if "client" not in path.parts]
+    used = {name.rpartition(".")[2] for path in server for name in imports(path)}
+    assert {row[0] for row in rows if row[2] == "done"} == {name for key, name in constants.items() if key in used}
+
+
+def test_the_template_fields_are_those_of_the_rfc_and_refused_what_the_code_forbids() -> None:
+    rows = table("field | state")
+    fields = [re.sub("_uid$", "_UID", name) for name, *_ in crmf.CertTemplate._fields]
+    assert [row[0] for row in rows] == [re.sub("_([a-z]?)", lambda found: found[1].upper(), name) for name in fields]
+    assert {row[0] for row in rows if row[1] == "refused badCertTemplate"} == set(_FORBIDDEN_FIELDS.values())
+
+
+def test_the_extensions_are_those_that_have_a_builder() -> None:
+    rows = table("extension | OID")
+    assert [row[0] for row in rows] == list(extensions.BUILDERS)
+    named = {der.dotted(getattr(extensions, name)) for name in vars(extensions) if name.startswith("OID_")}
+    assert {row[1] for row in rows} == named
+
+
+def test_the_failure_names_are_the_27_and_sent_those_that_something_raises() -> None:
+    rows = table("bit | failInfo")
+    assert [(int(row[0]), row[1]) for row in rows] == list(enumerate(get_args(FailInfo)))
+    server = [path for path in (ROOT / "cmpd").rglob("*.py") if "client" not in path.parts]
+    used = {name.rpartition(".")[2] for path in server for name in imports(path)}
+    raised = {error.failure for error in CmpError.__subclasses__() if error.__name__ in used}
+    assert {row[1] for row in rows if row[2] == "yes"} == raised
+
+
+def test_the_messages_of_both_framings_are_those_of_the_wire() -> None:
+    assert [(int(row[0], 16), row[1]) for row in table("type | message")] == [(m.value, m.name) for m in MessageType]
+    assert [int(row[0], 16) for row in table("flag | message")] == [m.value for m in MessageType]
+
+
+def test_the_error_types_are_those_of_the_wire() -> None:
+    assert [(int(row[0], 16), row[1]) for row in table("Error-Type | name")] == [(e.value, e.name) for e in ErrorType]
