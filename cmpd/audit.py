@@ -4,7 +4,6 @@ They write to the logger "cmpd.audit". The database has the same facts for as lo
 """
 
 import logging
-from collections.abc import Sequence
 
 from cmpd.errors import CmpError
 from cmpd.records import CertificateState, Intent
@@ -67,6 +66,6 @@ def announcement_received(body: str, reference: str) -> None:
     _log.info("announcement received body=%s entity=%r", body, reference)
 
 
-def signing_failed(serials: Sequence[bytes], error: Exception) -> None:
-    """The CA's key did not sign; the intents are abandoned."""
-    _log.error("signing failed serials=%s error=%s", ",".join(serial.hex() for serial in serials), error)
+def claim_taken_back(transaction_id: bytes) -> None:
+    """Certificates were about to be signed, or signed and never sent; they are abandoned."""
+    _log.error("claim taken back transaction=%s", transaction_id.hex())

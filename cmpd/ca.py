@@ -11,7 +11,7 @@ from typing import Final
 
 from cmpd.asn1 import der
 from cmpd.env import Env
-from cmpd.errors import BadCertTemplate, CmpdError, SystemUnavail
+from cmpd.errors import BadCertTemplate, SystemFailure, SystemUnavail
 from cmpd.outline import outline
 from cmpd.profiles import Grant
 from cmpd.profiles.extensions import OID_AKI, OID_SKI, encode_extension, key_identifier
@@ -23,7 +23,7 @@ _SERIAL_MARK: Final = 1 << 46
 """Keeps the first octet of every serial number between 40 and 7F: positive, and always 16 octets."""
 
 
-class SigningError(CmpdError):
+class SigningError(SystemFailure):
     """The key did not sign; the log has the reason."""
 
 
@@ -121,7 +121,8 @@ class CertificateAuthority:
         try:
             signature = await self._key.sign(intent.tbs)
         except Exception as error:  # whatever a key's home (file, HSM) raises
-            raise SigningError(f"{type(error).__name__}: {error}") from error
+            text = "the CA could not sign; try again later in a new transaction"
+            raise SigningError(text, detail=f"{type(error).__name__}: {error}") from error
         return der.seq(intent.tbs, self._key.algorithm, der.encode_bits(signature))
 
 

@@ -8,8 +8,11 @@ Times are compared on every use. Only what was found good is remembered, so that
 Rules that are decided here:
 * A certificate of this CA must be on record with the same octets and be CONFIRMED: one that its owner has not accepted
   yet (certConf, RFC 9810 section 5.3.18) proves nothing. It stands for the entity that it was issued to.
-* expires_at of an entity ends the use of what was registered: its secret, its certificate, all under its CA
-  certificate. A certificate that this CA issued to it lives as long as it is valid and the entity is not disabled.
+* A certificate that an RA asked for is somebody else's: its holder has none of the RA's rights and constraints, and
+  stays when the RA is disabled. An RA that protects with a certificate has that certificate registered.
+* expires_at of an entity ends the use of what was registered: its certificate and all under its CA certificate; with
+  a secret nothing new may be asked for (handlers/cert_req.py). A certificate that this CA issued to it lives as long
+  as it is valid and the entity is not disabled.
 * A registration of the very certificate goes before everything else, also for a certificate of this CA (which must
   still be confirmed); then the nearest registered CA certificate decides, also when it says no because it is disabled.
 """
@@ -19,7 +22,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final, Generic, Protocol, TypeVar, cast
 
@@ -88,17 +91,16 @@ class CredentialDirectory:
         self._registered = _Registered(-1, TrustAnchors(), {}, {})
 
     async def secret(self, reference: bytes) -> SecretCredential | None:
-        """The shared secret registered under this reference value; None if there is none, or it is disabled or expired.
+        """The shared secret registered under this reference value; None if there is none, or it is disabled.
 
-        How many uses are left is not looked at: a repeated request and a certConf must verify after the last one too.
+        Neither the uses that are left nor the expiry are looked at: a repeated request and a certConf must verify after
+        them too. They limit what may be asked for anew.
         """
         generation = self._store.generation
         known = self._secrets.get(reference)
         if known is None or known.generation != generation:
             known = await self._read_secret(reference, generation, known)
-        if known is None or _is_expired(known.credential.entity.expires_at, self._env.now()):
-            return None
-        return known.credential
+        return None if known is None else known.credential
 
     async def _read_secret(self, reference: bytes, generation: int, stale: "_Secret | None") -> "_Secret | None":
         entity = await self._store.find_entity(text) if (text := _reference_text(reference)) else None
@@ -119,6 +121,16 @@ class CredentialDirectory:
         SignerNotTrusted if there is no valid path, if a certificate of this CA in it is unknown, not confirmed,
         suspended or revoked, or if nobody is registered with it; BadDataFormat if a certificate cannot be read.
         """
+        generation = self._store.generation
+        try:
+            return await self._sender(certificate, others)
+        except SignerNotTrusted:
+            # A registration of this moment is noticed by the tick; whoever would be refused for that is not to wait.
+            if await self._store.refresh() == generation:
+                raise
+        return await self._sender(certificate, others)
+
+    async def _sender(self, certificate: bytes, others: tuple[bytes, ...]) -> SenderCredential:
         fingerprint = hashlib.sha256(certificate).digest()
         known = self._senders.get(fingerprint)
         if known is None or known.generation != self._store.generation or not known.holds_at(self._env.now()):
@@ -182,6 +194,8 @@ class CredentialDirectory:
         entities = registered.entities.get(leaf.fingerprint)
         if entities is None and record is not None:
             issued_to = await self._store.find_entity_by_id(record.entity_id)
+            if issued_to is not None and issued_to.is_ra:
+                return replace(issued_to, is_ra=False, subject=None, disabled=False), None
             if issued_to is None or issued_to.disabled:
                 raise SignerNotTrusted(f"{LEAF_NOUN} {leaf.title}: the entity that it was issued to is disabled")
             return issued_to, None
@@ -360,4 +374,5 @@ def _credential(leaf: Certificate, entity: Entity, record: CertificateRecord | N
         may_sign=leaf.key_usage is None or leaf.key_usage.digital_signature,
         entity=entity,
         serial=record.serial if record else None,
+        profile=record.profile if record else None,
     )

@@ -13,6 +13,7 @@ from typing import Any, Final
 from cmpd.asn1 import der
 from cmpd.asn1.cmp import PKIMessage
 from cmpd.asn1.der import DerError
+from cmpd.asn1.names import read_name
 from cmpd.errors import BadDataFormat
 
 NULL_DN: Final = b"\xa4\x02\x30\x00"
@@ -37,8 +38,10 @@ BODY_TYPES: Final = {name: number for number, name in enumerate(BODY_NAMES)}
 MAX_IDENTIFIER: Final = 512
 """Longest senderKID, recipKID, transactionID or nonce that is read, in octets."""
 
+_MAX_GENERAL_NAME = 8192
 _MAX_GENERAL_INFO = 64
 _MAX_EXTRA_CERTS = 32
+_MAX_BODY_VALUES = 20_000  # some 20 ms; a CertReqMsg has about 60
 _CACHED_EXTRA_CERTS = 8192  # longer extraCerts are split anew each time: bounds the memory of the cache
 _GENERAL_NAME_TAGS = frozenset({0xA0, 0x81, 0x82, 0xA3, 0xA4, 0xA5, 0x86, 0x87, 0x88})
 
@@ -151,7 +154,7 @@ def _decode(data: bytes, fields: dict[str, Any]) -> Envelope:
     tag, body_start, body_stop = der.header(data, header_stop, stop)
     if not 0xA0 <= tag <= 0xA0 + 26:
         raise DerError(f"body: want a tag from A0 to BA, have {tag:02X}")
-    der.check(data, body_start, body_stop)
+    der.check(data, body_start, body_stop, limit=_MAX_BODY_VALUES)
     if der.header(data, body_start, body_stop)[2] != body_stop:
         raise DerError("body: more than one value")
     protection, extra_certs = _read_tail(data, body_stop, stop)
@@ -209,8 +212,9 @@ def _read_header(data: bytes, pos: int, end: int, fields: dict[str, Any]) -> Non
         tag, _, stop = der.header(data, pos, end)
         if tag not in _GENERAL_NAME_TAGS:
             raise DerError(f"{name}: want a GeneralName, have tag {tag:02X}")
-        der.check(data, pos, stop)
-        fields[name] = data[pos:stop]
+        if stop - pos > _MAX_GENERAL_NAME:
+            raise DerError(f"{name}: want at most {_MAX_GENERAL_NAME} octets, have {stop - pos}")
+        fields[name] = _check_general_name(data[pos:stop], name)
         pos = stop
     before = 0
     while pos < end:
@@ -218,12 +222,32 @@ def _read_header(data: bytes, pos: int, end: int, fields: dict[str, Any]) -> Non
         row = _HEADER_FIELDS.get(tag)
         if row is None or tag <= before:
             raise DerError(f"header: tag {tag:02X} is unknown or out of order")
-        name, read = row
+        name, noun, read = row
         if start == stop or der.header(data, start, stop)[2] != stop:
-            raise DerError(f"{name}: want one value")
-        fields[name] = read(data, start, stop, name)
+            raise DerError(f"{noun}: want one value")
+        fields[name] = read(data, start, stop, noun)
         before, pos = tag, stop
     fields.pop("free_text", None)  # checked, and read by nobody
+
+
+@lru_cache(maxsize=4096)  # a long-lived client has one name, and so has the CA
+def _check_general_name(octets: bytes, noun: str) -> bytes:
+    """The octets of a GeneralName whose contents are what its tag says (RFC 5280 section 4.2.1.6)."""
+    der.check(octets, 0, len(octets))
+    tag, start, stop = der.header(octets, 0, len(octets))
+    if tag == 0xA4:
+        read_name(octets[start:stop])
+    elif tag in (0x81, 0x82, 0x86):
+        if start == stop or not octets[start:stop].isascii():
+            raise DerError(f"{noun}: want an IA5String of at least one character")
+    elif tag == 0x87:
+        if stop - start not in (4, 16):
+            raise DerError(f"{noun}: want an iPAddress of 4 or 16 octets")
+    elif tag == 0x88:
+        der.check_oid(octets, start, stop, noun)
+    elif start == stop:
+        raise DerError(f"{noun}: empty")
+    return octets
 
 
 def _read_time(data: bytes, pos: int, end: int, noun: str) -> int:
@@ -269,15 +293,15 @@ def _read_general_info(data: bytes, pos: int, end: int, noun: str) -> tuple[Info
 
 
 _HEADER_FIELDS: Final = {
-    0xA0: ("message_time", _read_time),
-    0xA1: ("protection_alg", _read_algorithm),
-    0xA2: ("sender_kid", _read_octets),
-    0xA3: ("recip_kid", _read_octets),
-    0xA4: ("transaction_id", _read_octets),
-    0xA5: ("sender_nonce", _read_octets),
-    0xA6: ("recip_nonce", _read_octets),
-    0xA7: ("free_text", _read_free_text),
-    0xA8: ("general_info", _read_general_info),
+    0xA0: ("message_time", "messageTime", _read_time),
+    0xA1: ("protection_alg", "protectionAlg", _read_algorithm),
+    0xA2: ("sender_kid", "senderKID", _read_octets),
+    0xA3: ("recip_kid", "recipKID", _read_octets),
+    0xA4: ("transaction_id", "transactionID", _read_octets),
+    0xA5: ("sender_nonce", "senderNonce", _read_octets),
+    0xA6: ("recip_nonce", "recipNonce", _read_octets),
+    0xA7: ("free_text", "freeText", _read_free_text),
+    0xA8: ("general_info", "generalInfo", _read_general_info),
 }
 
 
@@ -306,19 +330,27 @@ _CONFIRM_WAIT_TYPE = der.tlv(der.OID, ID_IT_CONFIRM_WAIT_TIME)
 
 
 def encode_protected_part(
-    header: ReplyHeader, body_type: int, body: bytes, *, sender: bytes, algorithm: bytes, sender_kid: bytes | None
+    header: ReplyHeader,
+    body_type: int,
+    body: bytes,
+    *,
+    sender: bytes,
+    algorithm: bytes | None,
+    sender_kid: bytes | None,
 ) -> bytes:
     """The contents (header and body, without the SEQUENCE around them) of an answer's ProtectedPart.
 
-    `body`: DER of the alternative's value. `sender`: DER of a GeneralName. `algorithm`: DER of protectionAlg.
+    `body`: DER of the alternative's value. `sender`: DER of a GeneralName. `algorithm`: DER of
+    protectionAlg, None for an unprotected message.
     """
     parts = [
         der.encode_integer(header.pvno),
         sender,
         header.recipient,
         der.explicit(0, der.encode_generalized_time(header.message_time)),
-        der.explicit(1, algorithm),
     ]
+    if algorithm is not None:
+        parts.append(der.explicit(1, algorithm))
     for number, octets in (
         (2, sender_kid),
         (4, header.transaction_id),
@@ -335,9 +367,11 @@ def encode_protected_part(
     return der.tlv(der.SEQUENCE, b"".join(parts)) + der.explicit(body_type, body)
 
 
-def encode_message(protected_part: bytes, protection: bytes, extra_certs: tuple[bytes, ...]) -> bytes:
-    """A PKIMessage of encode_protected_part's result, the octets of its protection, and certificates."""
-    message = protected_part + der.explicit(0, der.encode_bits(protection))
+def encode_message(protected_part: bytes, protection: bytes | None, extra_certs: tuple[bytes, ...]) -> bytes:
+    """A PKIMessage of encode_protected_part's result, the octets of its protection (or None), and certificates."""
+    message = protected_part
+    if protection is not None:
+        message += der.explicit(0, der.encode_bits(protection))
     if extra_certs:
         message += der.explicit(1, der.seq(*extra_certs))
     return der.tlv(der.SEQUENCE, message)

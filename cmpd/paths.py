@@ -11,13 +11,14 @@ nothing; a CA certificate that demands an explicit policy (policyConstraints) is
 CMP has no purpose for end entities. Revocation is not looked at here either. There is no tolerance for wrong clocks.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from cmpd.certificates import Certificate, read_certificate, verify_signature
-from cmpd.errors import SignerNotTrusted
+from cmpd.errors import BadDataFormat, SignerNotTrusted
 from cmpd.name_constraints import MatchForm, constraint_fault
 
 LEAF_NOUN: Final = "protection certificate"
@@ -112,7 +113,8 @@ def read_certificates(
 ) -> tuple[Certificate, list[Certificate]]:
     """Read a leaf and the certificates that came with it; `known` may have some of them by their SHA-256.
 
-    SignerNotTrusted if they are more than `limits` allow, BadDataFormat naming extraCerts[i] if one cannot be read.
+    SignerNotTrusted if they are more than `limits` allow, BadDataFormat if the leaf cannot be read. Others that cannot
+    be read are left out: RFC 9483 section 3.3 wants certificates that are of no use to be coped with.
     """
     if len(others) > limits.max_certificates:
         raise SignerNotTrusted(f"extraCerts: want at most {limits.max_certificates} besides the protection certificate")
@@ -123,8 +125,11 @@ def read_certificates(
         found = known(hashlib.sha256(octets).digest()) if known is not None else None
         return found or read_certificate(octets, noun)
 
-    first = 0 if leaf in others else 1  # a peer counts the protection certificate, which comes first
-    return read(leaf, "extraCerts[0]"), [read(octets, f"extraCerts[{i}]") for i, octets in enumerate(others, first)]
+    readable = []
+    for octets in others:
+        with contextlib.suppress(BadDataFormat):
+            readable.append(read(octets, "extraCerts"))
+    return read(leaf, "protection certificate"), readable
 
 
 def find_path(

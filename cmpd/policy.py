@@ -14,16 +14,25 @@ message comes from an authorized RA):
 Pure: everything it needs is handed in.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 from cmpd.asn1.der import DerError
 from cmpd.asn1.names import NULL_DN, has_attributes, name_text, same_name
-from cmpd.errors import BadCertId, BadCertTemplate, NotAuthorized, WrongAuthority, WrongIntegrity
+from cmpd.errors import (
+    BadCertId,
+    BadCertTemplate,
+    BadRequest,
+    NotAuthorized,
+    SystemFailure,
+    WrongAuthority,
+    WrongIntegrity,
+)
 from cmpd.message import Header
 from cmpd.outline import outline
 from cmpd.profiles.extensions import OID_SAN, read_general_names
-from cmpd.records import EntityKind, Requester
+from cmpd.records import Requester
 from cmpd.requests import ID_REG_CTRL_OLD_CERT_ID, CertRequest, Extension, read_cert_id
 
 Scope = Literal["own", "constraint", "any"]
@@ -31,27 +40,43 @@ Scope = Literal["own", "constraint", "any"]
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """The subject (DER of a Name) and the extensions that the certificate will be made from."""
+    """The subject (DER of a Name) and the extensions that the certificate will be made from.
+
+    `changes`: what differs from the request, in words for the peer (grantedWithMods).
+    """
 
     subject: bytes
     extensions: tuple[Extension, ...]
+    changes: tuple[str, ...] = ()
 
 
-def choose_profile(requester: Requester, header: Header, index: int, known: tuple[str, ...], default: str) -> str:
-    """The profile for the request at `index`: by certProfile (RFC 9810 section 5.1.1.4), or the entity's default.
+def check_profiles(header: Header, requests: int) -> tuple[str, ...]:
+    """CertProfile's names (RFC 9810 section 5.1.1.4); BadRequest if they are more than there are requests."""
+    names = header.cert_profiles
+    if len(names) > requests:
+        raise BadRequest(f"certProfile: want at most {requests}, one for each request; have {len(names)}")
+    return names
 
-    Raises BadCertTemplate (no such profile) or NotAuthorized (not one of the entity's).
+
+def choose_profile(requester: Requester, wanted: str, body: str, known: Collection[str], default: str) -> str:
+    """The profile for a request that names `wanted` ("" = none): that one, a kur's old one, or the entity's default.
+
+    Raises BadCertTemplate (no such profile), NotAuthorized (not one of the entity's) or SystemFailure (registered, but
+    no longer in the configuration).
     """
     allowed = requester.entity.profiles or (default,)
-    names = header.cert_profiles
-    wanted = names[index] if index < len(names) else (names[0] if len(names) == 1 else "")
-    if not wanted:
-        return allowed[0]
-    if wanted not in known:
-        raise BadCertTemplate("certProfile: there is no profile of this name")
-    if wanted not in allowed:
-        raise NotAuthorized(f"certProfile: {wanted} is not among the profiles that the requester may use")
-    return wanted
+    if wanted:
+        if wanted not in known:
+            raise BadCertTemplate("certProfile: there is no profile of this name")
+        if wanted not in allowed:
+            raise NotAuthorized(f"certProfile: {wanted} is not among the profiles that the requester may use")
+        return wanted
+    chosen = requester.profile if body == "kur" and requester.profile else allowed[0]
+    if chosen not in known:
+        raise SystemFailure(
+            "the profile that is registered for the requester is not configured any more; ask the operator"
+        )
+    return chosen
 
 
 def check_update(requester: Requester) -> None:
@@ -75,20 +100,23 @@ def allow(request: CertRequest, body: str, requester: Requester, scope: Scope) -
     extensions = request.template.extensions
     asked_san = _san(extensions)
     entity = requester.entity
+    changes: tuple[str, ...] = ()
     if subject is None or (subject == NULL_DN and asked_san is None):
+        changes = ("subject is the registered one",) if subject == NULL_DN else ()
         subject = entity.subject or requester.subject
         if subject is None:
             raise BadCertTemplate("CertTemplate.subject: missing, and no subject is registered for the requester")
     if entity.is_ra:
         _check_within(subject, entity.subject)
+    elif requester.is_registered:
+        if entity.subject is not None and not _same(subject, entity.subject, "subject"):
+            raise NotAuthorized(f"CertTemplate.subject: want {name_text(entity.subject)}, which is registered")
     elif requester.serial is not None:
         _check_holder(subject, asked_san, requester, scope)
-    elif requester.certificate is not None and requester.certificate != entity.certificate:
+    else:
         _check_own(subject, asked_san, requester)
         _check_within(subject, entity.subject)
-    elif entity.subject is not None and not _same(subject, entity.subject, "subject"):
-        raise NotAuthorized(f"CertTemplate.subject: want {name_text(entity.subject)}, which is registered")
-    return Names(subject, extensions)
+    return Names(subject, extensions, changes)
 
 
 def _san(extensions: tuple[Extension, ...]) -> bytes | None:
@@ -147,20 +175,31 @@ def _update(request: CertRequest, requester: Requester) -> Names:
     subject = request.template.subject
     if subject is not None and not _same(subject, old.subject, "subject"):
         raise NotAuthorized("CertTemplate.subject: a kur must not change it (RFC 9483 section 4.1.3)")
+    changes = [] if subject in (None, old.subject) else ["subject is written as in the certificate to be updated"]
     extensions = request.template.extensions
     held, asked = old.value(OID_SAN), _san(extensions)
     try:
         if asked is None and held is not None:
             extensions = (*extensions, Extension(OID_SAN, False, held))
+            changes.append("subjectAltName is that of the certificate to be updated")
         elif asked is not None and set(read_general_names(asked)) != set(read_general_names(held) if held else ()):
             raise NotAuthorized("subjectAltName: a kur must not change it (RFC 9483 section 4.1.3)")
     except DerError as fault:
         raise BadCertTemplate(str(fault)) from None
-    return Names(old.subject, extensions)
+    return Names(old.subject, extensions, tuple(changes))
+
+
+def check_expiry(requester: Requester, now: float) -> None:
+    """What was registered may ask for nothing new after its expiry; NotAuthorized."""
+    expires_at = requester.entity.expires_at
+    if requester.is_registered and expires_at is not None and expires_at <= now:
+        raise NotAuthorized("the requester's registration has expired; ask the operator for a new one")
 
 
 def counts_as_use(requester: Requester) -> bool:
-    """Whether an enrolment counts against the entity's uses: with a certificate of ours it does not."""
-    return requester.serial is None and (
-        requester.entity.kind is EntityKind.SECRET or requester.entity.uses_left is not None
-    )
+    """Whether an enrolment counts against the entity's uses.
+
+    It does if what was registered asks: the secret, the certificate, or one under a registered CA certificate. A
+    certificate that this CA issued stands for an enrolment that was counted before.
+    """
+    return requester.is_registered or requester.serial is None

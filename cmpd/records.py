@@ -223,8 +223,8 @@ class Requester:
     """Who protected a request; made by protection.verify alone.
 
     `credential`: "secret:REFERENCE" or "certificate:SHA-256 in hex", the same for all messages of a transaction.
-    The rest is about the protection certificate and None with a MAC: its DER, its subject, and its serial number if
-    this CA issued it.
+    The rest is about the protection certificate and None with a MAC: its DER, its subject, and, if this CA issued it,
+    its serial number and the profile it was issued under.
     """
 
     credential: str
@@ -232,3 +232,9 @@ class Requester:
     certificate: bytes | None = field(default=None, repr=False)
     subject: bytes | None = None
     serial: bytes | None = None
+    profile: str | None = None
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the credential is what the operator registered: the secret, or this very certificate."""
+        return self.certificate is None or self.certificate == self.entity.certificate

@@ -25,6 +25,7 @@ ID_REG_CTRL_OLD_CERT_ID: Final = der.encode_oid("1.3.6.1.5.5.7.5.1.5")[2:]
 _ID_EXTENSION_REQUEST = der.encode_oid("1.2.840.113549.1.9.14")[2:]
 _MAX_EXTENSIONS = 64
 _MAX_CONTROLS = 32
+_MAX_CERT_REQ_ID = 8  # octets: what the database keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ class Template:
 class SignaturePop:
     """Proof-of-possession by signature (RFC 4211 section 4.1): what was signed, how, and the signature.
 
-    `input_key`: the SubjectPublicKeyInfo inside poposkInput, None without it. `input_sender`: its sender (GeneralName),
-    None when it has a publicKeyMAC instead (`has_key_mac`).
+    `input_key`: the SubjectPublicKeyInfo inside poposkInput, None without it. `input_sender`: its sender (GeneralName);
+    `key_mac`: or its publicKeyMAC, as (AlgorithmIdentifier, octets of the MAC).
     """
 
     signed: bytes = field(repr=False)
@@ -67,7 +68,7 @@ class SignaturePop:
     signature: bytes = field(repr=False)
     input_key: bytes | None = None
     input_sender: bytes | None = None
-    has_key_mac: bool = False
+    key_mac: tuple[bytes, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def _read_cert_req_msg(data: bytes, pos: int, end: int) -> CertRequest:
     request_start, request_stop = der.expect(data, start, stop, der.SEQUENCE, "certReq")
     signed = data[start:request_stop]
     id_start, id_stop = der.expect(data, request_start, request_stop, der.INTEGER, "certReqId")
-    cert_req_id = der.integer(data, id_start, id_stop, "certReqId")
+    cert_req_id = der.integer(data, id_start, id_stop, "certReqId", octets=_MAX_CERT_REQ_ID)
     template_start, template_stop = der.expect(data, id_stop, request_stop, der.SEQUENCE, "certTemplate")
     template = _read_template(data, template_start, template_stop)
     controls: dict[bytes, bytes] = {}
@@ -277,23 +278,22 @@ def _read_pop(data: bytes, pos: int, end: int, signed: bytes) -> tuple[Signature
         return OtherPop("keyEncipherment" if tag == 0xA2 else "keyAgreement"), stop
     if tag != 0xA1:
         raise DerError(f"popo: want a tag from 80 to A3, have {tag:02X}")
-    input_key = input_sender = None
-    has_key_mac = False
+    input_key = input_sender = key_mac = None
     if start < stop and data[start] == 0xA0:
         _, inner, after = der.header(data, start, stop)
         signed = der.tlv(der.SEQUENCE, data[inner:after])  # signed with its universal tag
-        input_key, input_sender, has_key_mac = _read_pop_input(data, inner, after)
+        input_key, input_sender, key_mac = _read_pop_input(data, inner, after)
         start = after
     _, algorithm_stop = der.expect(data, start, stop, der.SEQUENCE, "popo.algorithmIdentifier")
     inner, after = der.expect(data, algorithm_stop, stop, der.BIT_STRING, "popo.signature")
     if after != stop:
         raise DerError("popo: values after signature")
     signature = der.octet_aligned(data, inner, after, "popo.signature")
-    return SignaturePop(signed, data[start:algorithm_stop], signature, input_key, input_sender, has_key_mac), stop
+    return SignaturePop(signed, data[start:algorithm_stop], signature, input_key, input_sender, key_mac), stop
 
 
-def _read_pop_input(data: bytes, pos: int, end: int) -> tuple[bytes, bytes | None, bool]:
-    """PoposkInput's (publicKey, sender or None, whether it has publicKeyMAC)."""
+def _read_pop_input(data: bytes, pos: int, end: int) -> tuple[bytes, bytes | None, tuple[bytes, bytes] | None]:
+    """PoposkInput's (publicKey, sender or None, publicKeyMAC or None)."""
     tag, start, stop = der.header(data, pos, end)
     if tag not in (0xA0, der.SEQUENCE):
         raise DerError("poposkInput: want sender [0] or publicKeyMAC")
@@ -301,7 +301,13 @@ def _read_pop_input(data: bytes, pos: int, end: int) -> tuple[bytes, bytes | Non
     if key_stop != end:
         raise DerError("poposkInput: values after publicKey")
     key = _read_key(data, key_start, key_stop)
-    return (key, data[start:stop], False) if tag == 0xA0 else (key, None, True)
+    if tag == 0xA0:
+        return key, data[start:stop], None
+    algorithm_stop = der.expect(data, start, stop, der.SEQUENCE, "publicKeyMAC.algId")[1]
+    value_start, value_stop = der.expect(data, algorithm_stop, stop, der.BIT_STRING, "publicKeyMAC.value")
+    if value_stop != stop:
+        raise DerError("publicKeyMAC: values after value")
+    return key, None, (data[start:algorithm_stop], der.octet_aligned(data, value_start, value_stop, "publicKeyMAC"))
 
 
 # --- CertificationRequest (p10cr) ----------------------------------------------------------------------------------
@@ -382,7 +388,7 @@ def _read_cert_status(data: bytes, pos: int, end: int) -> CertStatus:
     hash_start, at = der.expect(data, start, stop, der.OCTET_STRING, "certHash")
     cert_hash = data[hash_start:at]
     id_start, at = der.expect(data, at, stop, der.INTEGER, "certReqId") if at < stop else (at, at)
-    cert_req_id = der.integer(data, id_start, at, "certReqId")
+    cert_req_id = der.integer(data, id_start, at, "certReqId", octets=_MAX_CERT_REQ_ID)
     accepted, text = True, ""
     if at < stop and data[at] == der.SEQUENCE:
         _, inner, after = der.header(data, at, stop)

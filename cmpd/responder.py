@@ -9,6 +9,7 @@ fails if it is taken, so a new request costs no look-up. An answer that could no
 later (`retry_unfinished`), and is not sent before.
 """
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable
@@ -124,46 +125,29 @@ class Responder:
                 refusal = _version_fault(fault.header) or fault
             audit.message_refused("?", _id_of(fault.header), peer, refusal)
             return await self._error(refusal, fault.header, self._signer)
-        digest = hashlib.sha256(octets).digest()
+        exchange = _Exchange(envelope, hashlib.sha256(octets).digest(), peer, self._signer)
         for _ in range(_TRIES):
             try:
-                return await self._answer(envelope, digest, peer)
-            except StaleRead:
-                continue
-        return await self._refuse(_BUSY, envelope, peer, self._signer)
+                return await self._process(exchange)
+            except StaleRead as error:
+                stale: Exception = error
+            except Exception as error:
+                return await self._refuse(_fault_of(error), exchange)
+        return await self._refuse(_fault_of(stale), exchange)
 
     async def retry_unfinished(self) -> int:
-        """Write the answers that the database did not take when they were made; returns how many are left."""
-        for transaction_id, changes in list(self._unfinished.items()):
+        """Take back the claims that the database did not take back at the time; returns how many are left."""
+        for transaction_id in list(self._unfinished):
             try:
-                await self._service.store.write(changes)
-            except StoreConflict:
-                _log.info("transaction=%s was finished already", transaction_id.hex())
+                await self._finish_late(transaction_id)
             except StoreError:
                 break
-            self._unfinished.pop(transaction_id, None)
         return len(self._unfinished)
 
     # --- one request ------------------------------------------------------------------------------------------------
 
-    async def _answer(self, envelope: Envelope, digest: bytes, peer: str) -> bytes | None:
-        """The ladder: whatever goes wrong becomes an answer here, protected by what was known by then."""
-        stage = _Stage(self._signer)
-        try:
-            return await self._process(envelope, digest, stage)
-        except CmpError as fault:
-            return await self._refuse(fault, envelope, peer, stage.protector)
-        except StaleRead:
-            raise
-        except StoreError as error:
-            _log.error("store: %s", error)
-            return await self._refuse(_BUSY, envelope, peer, stage.protector)
-        except Exception:
-            _log.exception("unforeseen error")
-            return await self._refuse(_BROKEN, envelope, peer, stage.protector)
-
-    async def _process(self, envelope: Envelope, digest: bytes, stage: "_Stage") -> bytes | None:
-        store = self._service.store
+    async def _process(self, exchange: "_Exchange") -> bytes | None:
+        store, envelope = self._service.store, exchange.envelope
         as_of = store.generation
         header = envelope.header
         if fault := _version_fault(header):
@@ -181,9 +165,8 @@ class Responder:
             known_sender=record.sender_certificate if record is not None else None,
             offload=self._settings.offload,
         )
-        stage.protector = verified.protector
+        exchange.protector = verified.protector
         transaction_id = check_header(header)
-        self._check_time(header)
         if envelope.body_name in ANNOUNCEMENTS:
             audit.announcement_received(envelope.body_name, verified.requester.entity.reference)
             return None
@@ -191,52 +174,62 @@ class Responder:
             raise BadRequest(f"body: {envelope.body_name} is not supported")
         await self._gate.enter(transaction_id)
         try:
-            return await self._handle(verified, transaction_id, digest, as_of)
+            return await self._handle(exchange, verified, transaction_id, as_of)
         finally:
             self._gate.leave(transaction_id)
 
     async def _handle(
-        self, verified: VerifiedRequest, transaction_id: bytes, digest: bytes, as_of: int
+        self, exchange: "_Exchange", verified: VerifiedRequest, transaction_id: bytes, as_of: int
     ) -> bytes | None:
         """Inside the gate: an answer from before, or the handler's, durable before it is returned."""
-        service, body_name = self._service, verified.envelope.body_name
+        store, body_name = self._service.store, exchange.envelope.body_name
         if transaction_id in self._unfinished:
             await self._finish_late(transaction_id)
+        time_fault = self._time_fault(exchange.envelope.header)
         record = None
-        if body_name in CONTINUES:
-            found, answer = await service.store.find_response(transaction_id, digest)
+        if body_name in CONTINUES or time_fault is not None:  # a repeat may be late; of others the claim says it
+            found, answer = await store.find_response(transaction_id, exchange.digest)
             if found:
                 return answer
-            record = await service.store.find_transaction(transaction_id)
-        nonce = service.env.random(16)
-        context = Context(service, verified, transaction_id, nonce, as_of, record)
+            if time_fault is not None:
+                raise time_fault
+            record = await store.find_transaction(transaction_id)
+        nonce = self._service.env.random(16)
+        context = Context(self._service, verified, transaction_id, nonce, as_of, record)
         try:
             reply = await HANDLERS[body_name](context)
             answer = await self._encode(reply, verified, nonce)
             if reply.changes:
-                changes = (*reply.changes, AddResponse(transaction_id, digest, answer))
-                await self._finish(transaction_id, changes)
+                await store.write((*reply.changes, AddResponse(transaction_id, exchange.digest, answer)))
         except StoreConflict as conflict:
-            return await self._conflict(conflict, transaction_id, digest)
+            return await self._conflict(conflict, transaction_id, exchange.digest)
+        except Exception as error:
+            if not context.undo:
+                raise
+            return await self._give_up(_fault_of(error), exchange, context)
         if reply.after_write is not None:
             reply.after_write()
         return answer
 
-    async def _finish(self, transaction_id: bytes, changes: tuple[Change, ...]) -> None:
-        try:
-            await self._service.store.write(changes)
-        except (StoreConflict, StaleRead):
-            raise
-        except StoreError:
-            if len(self._unfinished) < _MAX_UNFINISHED:
-                self._unfinished[transaction_id] = changes
-            raise
+    async def _give_up(self, fault: CmpError, exchange: "_Exchange", context: Context) -> bytes:
+        """Nothing came of a claim: it is taken back, and a repeated request will be told the same."""
+        answer = await self._refuse(fault, exchange)
+        audit.claim_taken_back(context.transaction_id)
+        if len(self._unfinished) < _MAX_UNFINISHED:
+            undo = (*context.undo, AddResponse(context.transaction_id, exchange.digest, answer))
+            self._unfinished[context.transaction_id] = undo
+        with contextlib.suppress(StoreError):  # the next tick tries again
+            await self._finish_late(context.transaction_id)
+        return answer
 
     async def _finish_late(self, transaction_id: bytes) -> None:
+        changes = self._unfinished.get(transaction_id)
+        if changes is None:
+            return
         try:
-            await self._service.store.write(self._unfinished[transaction_id])
-        except StoreConflict:
-            _log.info("transaction=%s was finished already", transaction_id.hex())
+            await self._service.store.write(changes)
+        except StoreConflict as conflict:
+            _log.info("transaction=%s was finished already: %s", transaction_id.hex(), conflict)
         self._unfinished.pop(transaction_id, None)
 
     async def _conflict(self, conflict: StoreConflict, transaction_id: bytes, digest: bytes) -> bytes | None:
@@ -249,14 +242,15 @@ class Responder:
         _log.warning("transaction=%s conflict=%s", transaction_id.hex(), conflict.reason)
         raise BadRequest("the transaction was ended by another message or by its time limit")
 
-    def _check_time(self, header: Header) -> None:
+    def _time_fault(self, header: Header) -> BadTime | None:
         window = self._settings.message_time_window
         if window is None or header.message_time is None:
-            return
+            return None
         off = header.message_time - self._service.env.now()
-        if abs(off) > window:
-            side = "ahead of" if off > 0 else "behind"
-            raise BadTime(f"messageTime: {abs(off):.0f} s {side} this server's clock, want at most {window} s")
+        if abs(off) <= window:
+            return None
+        side = "ahead of" if off > 0 else "behind"
+        return BadTime(f"messageTime: {abs(off):.0f} s {side} this server's clock, want at most {window} s")
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
@@ -276,15 +270,26 @@ class Responder:
         )
         return await _protect(header, reply.body_type, reply.body, verified.protector, reply.extra_certs)
 
-    async def _refuse(self, fault: CmpError, envelope: Envelope, peer: str, protector: Protector) -> bytes:
-        audit.message_refused(envelope.body_name, _id_of(envelope.header), peer, fault)
-        return await self._error(fault, envelope.header, protector)
+    async def _refuse(self, fault: CmpError, exchange: "_Exchange") -> bytes:
+        header = exchange.envelope.header
+        audit.message_refused(exchange.envelope.body_name, _id_of(header), exchange.peer, fault)
+        return await self._error(fault, header, exchange.protector)
 
     async def _error(self, fault: CmpError, request: Header | None, protector: Protector) -> bytes:
-        """An error message (RFC 9483 section 3.6.4) that carries whatever could be read of the request's header."""
+        """An error message (RFC 9483 section 3.6.4) that carries whatever could be read of the request's header.
+
+        Unprotected if the key that should protect it does not work; that is better than silence.
+        """
         body_type, body = error_body(fault)
         header = self._reply_header(request)
-        return await _protect(header, body_type, body, protector, ())
+        try:
+            return await _protect(header, body_type, body, protector, ())
+        except Exception:
+            _log.exception("an error message goes unprotected")
+            part = encode_protected_part(
+                header, body_type, body, sender=protector.sender, algorithm=None, sender_kid=None
+            )
+            return encode_message(part, None, ())
 
     async def _acknowledge_unprotected_error(self, envelope: Envelope) -> bytes:
         """RFC 9483 section 3.5 does not reject an unprotected error; it changes nothing (RFC 9810 section 5.3.21)."""
@@ -305,14 +310,28 @@ class Responder:
 
 
 @dataclass(slots=True)
-class _Stage:
-    """How far a request has come: what an answer to it would be protected with."""
+class _Exchange:
+    """A request on its way. `protector`: what an answer to it would be protected with by now."""
 
+    envelope: Envelope
+    digest: bytes
+    peer: str
     protector: Protector
 
 
 _BUSY = SystemUnavail("the server cannot reach its records now; try again later in a new transaction")
 _BROKEN = SystemFailure("an error inside the server; its operator's log has the details")
+
+
+def _fault_of(error: Exception) -> CmpError:
+    """What the peer is told: the ladder. The log is told the rest."""
+    if isinstance(error, CmpError):
+        return error
+    if isinstance(error, StoreError):
+        _log.error("store: %s", error)
+        return _BUSY
+    _log.error("unforeseen error", exc_info=error)
+    return _BROKEN
 
 
 def _version_fault(header: Header) -> UnsupportedVersion | None:

@@ -7,9 +7,17 @@ taken. What continues a transaction is checked here against its record. Pure.
 from enum import StrEnum
 from typing import Final
 
-from cmpd.errors import BadDataFormat, BadRecipientNonce, BadRequest, BadSenderNonce, CertConfirmed, NotAuthorized
+from cmpd.errors import (
+    BadDataFormat,
+    BadRecipientNonce,
+    BadRequest,
+    BadSenderNonce,
+    CertConfirmed,
+    CertRevoked,
+    NotAuthorized,
+)
 from cmpd.message import Header
-from cmpd.records import TransactionRecord
+from cmpd.records import CertificateState, TransactionRecord
 from cmpd.records import TransactionState as State
 
 MIN_NONCE: Final = 16
@@ -55,16 +63,18 @@ def check_continues(
 ) -> TransactionRecord:
     """May this message continue the transaction? Returns the record of it.
 
-    Raises BadRequest (no such transaction, or not in this state), CertConfirmed, NotAuthorized (other credentials than
-    the first request, RFC 9483 section 4.1.1) or BadRecipientNonce.
+    Raises BadRequest (no such transaction, or not in this state), CertConfirmed or CertRevoked (the wait is over),
+    NotAuthorized (other credentials than the first request's, RFC 9483 section 4.1.1) or BadRecipientNonce.
     """
     if record is None:
         raise BadRequest(f"{event}: no transaction has this transactionID")
     if record.credential != credential:
         raise NotAuthorized(f"{event}: want the credentials of the transaction's first request (RFC 9483 4.1.1)")
     if (record.state, event) not in NEXT:
-        if record.state is State.ENDED and event in (Event.CERT_CONF, Event.PKICONF):
-            raise CertConfirmed(f"{event}: the transaction has ended, nothing is left to be confirmed")
+        if any(certificate.state is CertificateState.CONFIRMED for certificate in record.certificates):
+            raise CertConfirmed(f"{event}: the certificate is confirmed already")
+        if any(certificate.state is CertificateState.REVOKED for certificate in record.certificates):
+            raise CertRevoked(f"{event}: the certificate was revoked, because it was rejected or not confirmed in time")
         raise BadRequest(f"{event}: not allowed while the transaction is {record.state}")
     if header.recip_nonce != record.server_nonce:
         raise BadRecipientNonce("recipNonce: want the senderNonce of our last message (RFC 9483 section 3.5)")

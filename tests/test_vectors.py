@@ -5,6 +5,7 @@ What cmpd reads by position is held, field for field, against pyasn1-alt-modules
 
 import calendar
 import hashlib
+import hmac
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,6 @@ from typing import Any
 import pytest
 from asn1crypto import core
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pyasn1.codec.der.decoder import decode as decode_der
 from pyasn1.codec.der.encoder import encode as encode_der
@@ -28,7 +27,7 @@ from cmpd.config import ProfileConfig
 from cmpd.errors import BadAlg, BadMessageCheck, BadPop, NotAuthorized
 from cmpd.message import Envelope, decode
 from cmpd.protection import verify
-from cmpd.protection.base import ProtectionPolicy
+from cmpd.protection.base import ProtectionPolicy, VerifiedRequest
 from cmpd.protection.certhash import certificate_hash
 from cmpd.records import Entity, EntityKind, Requester
 from cmpd.requests import (
@@ -40,6 +39,7 @@ from cmpd.requests import (
     read_cert_req_messages,
     read_p10cr,
 )
+from tests.protection.fakes import SIGNER
 from tests.world import Clock, World
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -215,11 +215,12 @@ def check_pop(one: CertRequest, their: Any, cert_req: bytes) -> None:
         given = proof["poposkInput"]
         assert one.pop.signed == retagged(given)
         assert one.pop.input_key == encode_der(given["publicKey"])
-        assert one.pop.has_key_mac == (given["authInfo"].getName() == "publicKeyMAC")
+        mac = given["authInfo"]["publicKeyMAC"]
+        assert one.pop.key_mac == (encode_der(mac["algId"]), mac["value"].asOctets())
         assert one.pop.input_sender is None
     else:
         assert one.pop.signed == cert_req
-        assert (one.pop.input_key, one.pop.input_sender, one.pop.has_key_mac) == (None, None, False)
+        assert (one.pop.input_key, one.pop.input_sender, one.pop.key_mac) == (None, None, None)
 
 
 @pytest.mark.parametrize("name", of_body("ir", "cr", "kur"))
@@ -352,11 +353,13 @@ async def test_a_policy_without_sha1_refuses_just_what_uses_it(name: str) -> Non
 # --- proof-of-possession ----------------------------------------------------------------------------------------------
 
 
-def requester(*, is_ra: bool) -> Requester:
-    return Requester("secret:x", Entity(1, "x", EntityKind.SECRET, is_ra=is_ra))
+def sent(name: str, *, is_ra: bool = False, secret: bytes | None = None) -> VerifiedRequest:
+    """The vector as protection.verify hands it on."""
+    requester = Requester("secret:x", Entity(1, "x", EntityKind.SECRET, is_ra=is_ra))
+    return VerifiedRequest(envelope(name), requester, SIGNER, secret)
 
 
-PROOFS = [name for name in of_body("ir", "cr", "kur", "p10cr") if "authinfo" not in name and "raverified" not in name]
+PROOFS = [name for name in of_body("ir", "cr", "kur", "p10cr") if "raverified" not in name]
 
 
 @pytest.mark.parametrize("name", PROOFS)
@@ -364,31 +367,37 @@ def test_possession_is_proven_and_not_with_one_bit_changed(name: str) -> None:
     [one] = requests(name)
     assert isinstance(one.pop, SignaturePop)
     key = load_der_public_key(one.template.public_key or b"")
-    sender = envelope(name).header.sender
-    pop.verify(one, key, requester(is_ra=False), sender)
+    message = sent(name, secret=b"bc-secret")
+    pop.verify(one, key, message)
     changed = bytearray(one.pop.signed)
     changed[len(changed) // 2] ^= 1
     with pytest.raises(BadPop, match="popo: the signature does not verify"):
-        pop.verify(replace(one, pop=replace(one.pop, signed=bytes(changed))), key, requester(is_ra=False), sender)
+        pop.verify(replace(one, pop=replace(one.pop, signed=bytes(changed))), key, message)
 
 
 def test_ra_verified_is_believed_from_an_ra_alone() -> None:
-    [one] = requests("openssl/cr-raverified-1-req")
+    name = "openssl/cr-raverified-1-req"
+    [one] = requests(name)
     key = load_der_public_key(one.template.public_key or b"")
-    pop.verify(one, key, requester(is_ra=True), envelope("openssl/cr-raverified-1-req").header.sender)
+    pop.verify(one, key, sent(name, is_ra=True))
     with pytest.raises(NotAuthorized, match="raVerified is for a registered RA only"):
-        pop.verify(one, key, requester(is_ra=False), envelope("openssl/cr-raverified-1-req").header.sender)
+        pop.verify(one, key, sent(name))
 
 
-def test_a_public_key_mac_is_refused_though_the_signature_beside_it_is_good() -> None:
-    """RFC 9483 section 4.1.1 leaves no place for it; what is signed is read all the same."""
-    [one] = requests("bouncycastle/cr-authinfo")
+def test_a_public_key_mac_binds_the_key_to_the_secret() -> None:
+    name = "bouncycastle/cr-authinfo"
+    [one] = requests(name)
     assert isinstance(one.pop, SignaturePop)
+    assert one.pop.key_mac is not None
+    mac_key = b"bc-secret" + b"0123456789abcdef"
+    for _ in range(1000):
+        mac_key = hashlib.sha256(mac_key).digest()
+    assert one.pop.key_mac[1] == hmac.digest(mac_key, one.template.public_key or b"", "sha256")
     key = load_der_public_key(one.template.public_key or b"")
-    assert isinstance(key, ec.EllipticCurvePublicKey)
-    key.verify(one.pop.signature, one.pop.signed, ec.ECDSA(hashes.SHA256()))
-    with pytest.raises(BadPop, match="poposkInput: publicKeyMAC is not supported; want sender"):
-        pop.verify(one, key, requester(is_ra=False), envelope("bouncycastle/cr-authinfo").header.sender)
+    pop.verify(one, key, sent(name, secret=b"bc-secret"))
+    for secret in (b"another", None):
+        with pytest.raises(BadPop, match="publicKeyMAC"):
+            pop.verify(one, key, sent(name, secret=secret))
 
 
 # --- through the server -----------------------------------------------------------------------------------------------
@@ -434,11 +443,16 @@ async def test_bouncy_castle_gets_what_it_asks_for(name: str, window: int | None
     assert seen.envelope.header.transaction_id == envelope(name).header.transaction_id
 
 
-async def test_bouncy_castle_is_told_what_is_wrong_with_its_public_key_mac() -> None:
-    world = await world_at(envelope("bouncycastle/cr-authinfo"), "/O=cmpd/CN=bc")
-    seen = await ask(world, "bouncycastle/cr-authinfo", BC_SECRET)
+async def test_bouncy_castle_gets_the_registered_name_with_a_public_key_mac() -> None:
+    name = "bouncycastle/cr-authinfo"
+    world = await world_at(envelope(name), "/O=cmpd/CN=bc")
+    seen = await ask(world, name, BC_SECRET)
     assert seen.body == "cp"
-    assert seen.status() == (2, "poposkInput: publicKeyMAC is not supported; want sender", frozenset({"badPOP"}))
+    assert seen.status() == (0, "", frozenset())
+    assert int(seen.content["response"][0]["certReqId"]) == 1
+    issued = x509.load_der_x509_certificate(seen.certificate().der)
+    assert issued.subject.rfc4514_string() == "CN=bc,O=cmpd"
+    assert issued.public_key() == load_der_public_key(requests(name)[0].template.public_key or b"")
 
 
 @pytest.mark.parametrize("name", ["ir-pbm-ec", "ir-pbm-rsa-sha256", "ir-pbm-implicit", "p10cr-pbm-ec", "poll-pbm-ec"])

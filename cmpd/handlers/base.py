@@ -28,6 +28,8 @@ class Context:
     """One request's surroundings. `record`: the transaction it continues, None for a first message.
 
     `as_of`: the store's generation that its verification rests on. `nonce`: the senderNonce its answer will have.
+    `undo`: what ends the transaction if no answer comes of it; a handler that makes something durable before it returns
+    says here how to take that back.
     """
 
     service: Service
@@ -36,6 +38,7 @@ class Context:
     nonce: bytes = field(repr=False)
     as_of: int
     record: TransactionRecord | None = None
+    undo: list[Change] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,25 @@ that one request. All grants of a message become intents, durable in one unit to
 are signed; the certificates become durable together with the answer, which the responder writes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cmpd import audit, pop
-from cmpd.ca import SigningError
-from cmpd.errors import CmpError, NotAuthorized, StoreConflict, SystemFailure
+from cmpd.errors import CmpError, NotAuthorized, StoreConflict
 from cmpd.handlers.base import Context, Reply
 from cmpd.lifecycle import NEXT as CERTIFICATE_NEXT
 from cmpd.lifecycle import Event as CertificateEvent
 from cmpd.message import BODY_NAMES, BODY_TYPES, Envelope
-from cmpd.policy import allow, check_issuer, check_update, choose_profile, counts_as_use
+from cmpd.outline import outline
+from cmpd.policy import (
+    allow,
+    check_expiry,
+    check_issuer,
+    check_profiles,
+    check_update,
+    choose_profile,
+    counts_as_use,
+)
 from cmpd.profiles import Grant, load_public_key
 from cmpd.records import (
     AddCertificate,
@@ -50,9 +58,10 @@ class _Decision:
 
 async def handle(context: Context) -> Reply:
     """The answer to a certificate request; StoreConflict and StaleRead are the responder's to handle."""
-    envelope = context.request.envelope
+    envelope, requester = context.request.envelope, context.request.requester
+    implicit = envelope.header.implicit_confirm and context.service.enrolment.implicit_confirm
     if envelope.body_name == "kur":
-        check_update(context.request.requester)
+        check_update(requester)
     decisions = _decide_all(context, envelope)
     intents = [_prepare(context, d.request.cert_req_id, d.grant) for d in decisions if d.grant is not None]
     if not intents:
@@ -64,15 +73,13 @@ async def handle(context: Context) -> Reply:
             raise
         fault = NotAuthorized(_USE_CONFLICTS[conflict.reason])
         return _reject(context, [_Decision(d.request, fault=d.fault or fault) for d in decisions])
-    try:
-        signed = {intent.cert_req_id: await context.service.ca.sign(intent) for intent in intents}
-    except SigningError as error:
-        return _abandon(context, decisions, intents, error)
-    return _grant(context, decisions, intents, signed)
+    context.undo.extend(_undo(context, intents))
+    signed = {intent.cert_req_id: await context.service.ca.sign(intent) for intent in intents}
+    return _grant(context, decisions, intents, signed, implicit=implicit)
 
 
 _USE_CONFLICTS: Final = {
-    "entity used up": "the requester's registration has no enrolment left; ask the operator for a new one",
+    "entity used up": "the requester's registration has not enough enrolments left; ask the operator for a new one",
     "entity disabled": "the requester's registration was disabled",
 }
 
@@ -87,7 +94,9 @@ def _decide_all(context: Context, envelope: Envelope) -> list[_Decision]:
     except CmpError as fault:
         cert_req_id = -1 if envelope.body_name == "p10cr" else 0
         return [_Decision(CertRequest.unreadable(cert_req_id), fault=fault)]
-    return [_decide(context, request, index) for index, request in enumerate(requests)]
+    profiles = check_profiles(envelope.header, len(requests))
+    unnamed = [""] * (len(requests) - len(profiles))
+    return [_decide(context, *pair) for pair in zip(requests, (*profiles, *unnamed), strict=True)]
 
 
 def _read(envelope: Envelope, limit: int) -> tuple[CertRequest, ...]:
@@ -96,17 +105,23 @@ def _read(envelope: Envelope, limit: int) -> tuple[CertRequest, ...]:
     return read_cert_req_messages(envelope.body, limit)
 
 
-def _decide(context: Context, request: CertRequest, index: int) -> _Decision:
+def _decide(context: Context, request: CertRequest, wanted_profile: str) -> _Decision:
     service, verified = context.service, context.request
-    requester, header = verified.requester, verified.envelope.header
+    requester, body = verified.requester, verified.envelope.body_name
+    now = service.env.now()
     try:
-        name = choose_profile(requester, header, index, tuple(service.profiles), service.enrolment.default_profile)
+        check_expiry(requester, now)
+        name = choose_profile(
+            requester, wanted_profile, body, service.profiles.keys(), service.enrolment.default_profile
+        )
         check_issuer(request, service.ca.name)
-        names = allow(request, verified.envelope.body_name, requester, service.enrolment.certificate_holder_may_ask_for)
+        names = allow(request, body, requester, service.enrolment.certificate_holder_may_ask_for)
         key = load_public_key(request.template.public_key)
-        pop.verify(request, key, requester, header.sender)
-        now = int(service.env.now())
-        grant = service.profiles[name].grant(request.template, key, names.subject, names.extensions, now)
+        pop.verify(request, key, verified)
+        held_key = outline(requester.certificate).public_key if body == "kur" and requester.certificate else None
+        profile = service.profiles[name]
+        grant = profile.grant(request.template, key, names.subject, names.extensions, int(now), held_key=held_key)
+        grant = service.ca.bound(replace(grant, changes=(*names.changes, *grant.changes)))
     except CmpError as fault:
         return _Decision(request, fault=fault)
     return _Decision(request, grant=grant)
@@ -143,22 +158,35 @@ def _record(context: Context, state: TransactionState) -> TransactionRecord:
 
 def _claim(context: Context, intents: list[Intent]) -> list[Change]:
     """The first unit: the transaction is ours, the use is taken, the intents are known. Only then may be signed."""
-    changes: list[Change] = [OpenTransaction(_record(context, TransactionState.PROCESSING))]
-    if counts_as_use(context.request.requester):
-        changes.append(TakeUse(context.request.requester.entity.id, context.transaction_id))
-    changes.extend(map(AddIntent, intents))
-    return changes
+    requester = context.request.requester
+    uses = len(intents) if counts_as_use(requester) else 0
+    return [
+        OpenTransaction(_record(context, TransactionState.PROCESSING)),
+        *[TakeUse(requester.entity.id, context.transaction_id)] * uses,
+        *map(AddIntent, intents),
+    ]
 
 
-def _grants_implicit_confirm(context: Context) -> bool:
-    return context.request.envelope.header.implicit_confirm and context.service.enrolment.implicit_confirm
+def _undo(context: Context, intents: list[Intent]) -> list[Change]:
+    """What takes a claim back: the intents are abandoned, the uses returned, the transaction ended."""
+    now = int(context.service.env.now())
+    entity_id = context.request.requester.entity.id
+    uses = len(intents) if counts_as_use(context.request.requester) else 0
+    abandoned = CERTIFICATE_NEXT[CertificateState.INTENDED, CertificateEvent.ABANDON]
+    ended = TRANSACTION_NEXT[TransactionState.PROCESSING, TransactionEvent.ANSWER_FINAL]
+    return [
+        *[MoveCertificate(i.serial, CertificateState.INTENDED, abandoned, now, by="no answer") for i in intents],
+        *[ReturnUse(entity_id, context.transaction_id)] * uses,
+        MoveTransaction(context.transaction_id, TransactionState.PROCESSING, ended, context.nonce, ended_at=now),
+    ]
 
 
-def _grant(context: Context, decisions: list[_Decision], intents: list[Intent], signed: dict[int, bytes]) -> Reply:
+def _grant(
+    context: Context, decisions: list[_Decision], intents: list[Intent], signed: dict[int, bytes], *, implicit: bool
+) -> Reply:
     """The second unit: certificates, transaction and answer become durable together."""
     service, requester = context.service, context.request.requester
     now = int(service.env.now())
-    implicit = _grants_implicit_confirm(context)
     event = CertificateEvent.SIGN_CONFIRMED if implicit else CertificateEvent.SIGN
     state = CERTIFICATE_NEXT[CertificateState.INTENDED, event]
     confirm_by = None if implicit else now + service.enrolment.confirm_wait
@@ -206,35 +234,10 @@ def _answer_type(context: Context) -> int:
 
 def _reject(context: Context, decisions: list[_Decision]) -> Reply:
     """Nothing was granted: the transaction is opened and ended in the one unit that keeps its answer."""
-    changes = (OpenTransaction(_record(context, TransactionState.ENDED)),)
-    return _rejection(context, decisions, changes)
-
-
-def _abandon(context: Context, decisions: list[_Decision], intents: list[Intent], error: SigningError) -> Reply:
-    """The key did not sign: the intents are given up, and so is the use that was taken."""
-    now = int(context.service.env.now())
-    audit.signing_failed([intent.serial for intent in intents], error)
-    abandoned = CERTIFICATE_NEXT[CertificateState.INTENDED, CertificateEvent.ABANDON]
-    changes: list[Change] = [
-        MoveCertificate(intent.serial, CertificateState.INTENDED, abandoned, now, by="signing failed")
-        for intent in intents
-    ]
-    if counts_as_use(context.request.requester):
-        changes.append(ReturnUse(context.request.requester.entity.id, context.transaction_id))
-    ended = TRANSACTION_NEXT[TransactionState.PROCESSING, TransactionEvent.ANSWER_FINAL]
-    changes.append(
-        MoveTransaction(context.transaction_id, TransactionState.PROCESSING, ended, context.nonce, ended_at=now)
-    )
-    fault = SystemFailure("the CA could not sign; try again later in a new transaction")
-    return _rejection(context, [_Decision(d.request, fault=d.fault or fault) for d in decisions], tuple(changes))
-
-
-def _rejection(context: Context, decisions: list[_Decision], changes: tuple[Change, ...]) -> Reply:
-    responses = [_response(decision, {}) for decision in decisions]
     return Reply(
         _answer_type(context),
-        cert_rep_body(responses, ()),
-        changes,
+        cert_rep_body([_response(decision, {}) for decision in decisions], ()),
+        (OpenTransaction(_record(context, TransactionState.ENDED)),),
         after_write=lambda: _audit_grant(context, decisions, [], None),
     )
 

@@ -1,17 +1,21 @@
 """What ends the wait for confirmation: certConf, pkiconf, an error message, or the time (RFC 9810 sections 5.3.17,
 5.3.18, 5.3.21; RFC 9483 section 4.1.1).
 
-A certificate that is not accepted is revoked, and its enrolment does not count against the entity's uses.
+A certificate that is not accepted is revoked. Its enrolment stays counted: it was in the requester's hands.
 """
 
+import contextlib
 import hmac
 from collections.abc import Callable, Iterable
 
 from cmpd import audit
-from cmpd.errors import BadAlg, BadCertId, BadDataFormat, StoreConflict
+from cmpd.asn1.cmp import ErrorMsgContent
+from cmpd.asn1.strict import load_strict
+from cmpd.errors import BadAlg, BadCertId, BadDataFormat, CmpError, StoreConflict
 from cmpd.handlers.base import Context, Reply, Service
 from cmpd.lifecycle import NEXT as CERTIFICATE_NEXT
 from cmpd.lifecycle import Event as CertificateEvent
+from cmpd.message import HIGHEST_PVNO
 from cmpd.protection import certificate_hash, hash_by_algorithm
 from cmpd.records import (
     CertificateRecord,
@@ -19,11 +23,10 @@ from cmpd.records import (
     Change,
     MoveCertificate,
     MoveTransaction,
-    ReturnUse,
     TransactionRecord,
     TransactionState,
 )
-from cmpd.replies import pkiconf_body
+from cmpd.replies import error_body, pkiconf_body
 from cmpd.requests import P10CR_ID, CertStatus, read_cert_conf
 from cmpd.transaction import NEXT as TRANSACTION_NEXT
 from cmpd.transaction import Event as TransactionEvent
@@ -40,21 +43,38 @@ def _continue(context: Context, event: TransactionEvent) -> TransactionRecord:
 
 
 async def handle_cert_conf(context: Context) -> Reply:
-    """CertConf -> pkiconf. A wrong hash or an unknown certReqId confirms nothing: BadCertId, and the wait goes on."""
+    """CertConf -> pkiconf. What cannot be read, or has a wrong hash or certReqId, confirms nothing and ends the
+    transaction: after a negative answer it has failed (RFC 9483 section 3.6.4).
+    """
     record = _continue(context, TransactionEvent.CERT_CONF)
+    accepted: set[bytes] = set()
+    body_type, body = pkiconf_body()
+    try:
+        accepted = _read_accepted(context, record)
+    except CmpError as fault:
+        audit.request_rejected("certConf", record.id, context.request.requester.entity.reference, fault)
+        body_type, body = error_body(fault)
+    changes, after_write = _decide(context.service, record, accepted, context.nonce, TransactionEvent.CERT_CONF)
+    return Reply(body_type, body, changes, after_write=after_write)
+
+
+def _read_accepted(context: Context, record: TransactionRecord) -> set[bytes]:
+    """The serial numbers of the certificates that a certConf accepts."""
     envelope = context.request.envelope
     statuses = read_cert_conf(envelope.body, max(len(record.certificates), 1))
     accepted: set[bytes] = set()
+    seen: set[bytes] = set()
     for status in statuses:
         certificate = _find(record, status)
-        if status.hash_alg is not None and envelope.header.pvno != 3:
+        if certificate.serial in seen:
+            raise BadDataFormat("CertConfirmContent: want one CertStatus for each certReqId, have two")
+        seen.add(certificate.serial)
+        if status.hash_alg is not None and envelope.header.pvno != HIGHEST_PVNO:
             raise BadDataFormat("CertStatus.hashAlg: want pvno 3 with it (RFC 9810 section 5.3.18)")
-        _check_hash(certificate, status)
         if status.accepted:
+            _check_hash(certificate, status)
             accepted.add(certificate.serial)
-    body_type, body = pkiconf_body()
-    changes, after_write = _decide(context.service, record, accepted, context.nonce, TransactionEvent.CERT_CONF)
-    return Reply(body_type, body, changes, after_write=after_write)
+    return accepted
 
 
 async def handle_pkiconf(context: Context) -> Reply:
@@ -67,6 +87,7 @@ async def handle_pkiconf(context: Context) -> Reply:
 
 async def handle_error(context: Context) -> Reply:
     """Error from a client -> pkiconf. If certConf was awaited, the certificates are rejected."""
+    load_strict(ErrorMsgContent, context.request.envelope.body, noun="ErrorMsgContent")
     body_type, body = pkiconf_body()
     if context.record is None or context.record.state is not TransactionState.CONFIRMING:
         return Reply(body_type, body)  # nothing hangs on it any more
@@ -78,14 +99,14 @@ async def handle_error(context: Context) -> Reply:
 async def lapse(service: Service, limit: int = 1000) -> int:
     """Revoke what was not confirmed in time, at most `limit` transactions; returns how many there were."""
     records = await service.store.unconfirmed(int(service.env.now()), limit)
+    lapsed = 0
     for record in records:
         changes, after_write = _decide(service, record, set(), record.server_nonce, TransactionEvent.LAPSE)
-        try:
+        with contextlib.suppress(StoreConflict):  # the certConf came at the last moment
             await service.store.write(changes)
-        except StoreConflict:  # the certConf came at the last moment
-            continue
-        after_write()
-    return len(records)
+            after_write()
+            lapsed += 1
+    return lapsed
 
 
 def _find(record: TransactionRecord, status: CertStatus) -> CertificateRecord:
@@ -130,8 +151,6 @@ def _decide(
         following = CERTIFICATE_NEXT[certificate.state, outcome]
         reason = None if outcome is CertificateEvent.CONFIRM else _REASON
         changes.append(MoveCertificate(certificate.serial, certificate.state, following, now, reason, str(event)))
-    if waiting and not accepted:
-        changes.append(ReturnUse(record.entity_id, record.id))
     changes.append(
         MoveTransaction(
             record.id,

@@ -58,26 +58,32 @@ def _subject_key_identifier(wish: Wish) -> bytes:
     return encode_extension(OID_SKI, identifier)
 
 
-def _key_usage(wish: Wish) -> bytes | None:
-    can = KEY_CAN[wish.key_kind]
+def _key_usage(wish: Wish) -> bytes:
     asked = wish.extensions.pop(OID_KEY_USAGE, None)
     if asked is None:
-        names, allowed = set(wish.rules.key_usage), wish.rules.key_usage
-    else:
-        bits = _read_named_bits(asked.value)
-        names, allowed = {name for name, bit in KEY_USAGE_BITS.items() if bit in bits}, wish.rules.key_usage_allowed
-    granted = _sensible(names & can & set(allowed))
+        return _grant_key_usage(None, wish.key_kind, wish.rules.key_usage)[0]
+    granted, left_out = _grant_key_usage(asked.value, wish.key_kind, wish.rules.key_usage_allowed)
+    if left_out:
+        wish.changes.append(f"keyUsage without {left_out}")
+    if not asked.critical:
+        wish.changes.append("keyUsage is critical")
+    return granted
+
+
+@lru_cache(maxsize=256)
+def _grant_key_usage(asked: bytes | None, kind: str, allowed: tuple[str, ...]) -> tuple[bytes, str]:
+    """The extension for what is asked (DER of KeyUsage; None: all that is allowed), and the names that it lacks."""
+    names = set(allowed)
+    if asked is not None:
+        bits = _read_named_bits(asked)
+        names = {name for name, bit in KEY_USAGE_BITS.items() if bit in bits}
+    granted = _sensible(names & KEY_CAN[kind] & set(allowed))
     if not granted:  # never without the extension: that would allow the key everything
         raise BadCertTemplate(
-            f"keyUsage: want some of {', '.join(allowed)} that a key of type {wish.key_kind} can do, "
+            f"keyUsage: want some of {', '.join(allowed)} that a key of type {kind} can do, "
             f"have {', '.join(sorted(names)) or 'nothing'}"
         )
-    if asked is not None:
-        if left_out := sorted(names - set(granted)):
-            wish.changes.append(f"keyUsage without {', '.join(left_out)}")
-        if not asked.critical:
-            wish.changes.append("keyUsage is critical")
-    return encode_key_usage(granted)
+    return encode_key_usage(granted), ", ".join(sorted(names.difference(granted)))
 
 
 def _sensible(names: set[str]) -> tuple[str, ...]:
@@ -90,11 +96,8 @@ def _sensible(names: set[str]) -> tuple[str, ...]:
 _KEY_AGREEMENT_ONLY: Final = {"encipherOnly", "decipherOnly"}
 
 
-@lru_cache(maxsize=256)
-def encode_key_usage(names: tuple[str, ...]) -> bytes | None:
-    """KeyUsage with these bits, critical; None without any."""
-    if not names:
-        return None
+def encode_key_usage(names: tuple[str, ...]) -> bytes:
+    """KeyUsage with these bits, critical."""
     bits = der.encode_named_bits(*(KEY_USAGE_BITS[name] for name in names))
     return encode_extension(OID_KEY_USAGE, bits, critical=True)
 

@@ -85,7 +85,8 @@ class SenderCredential:
     """A protection certificate with a valid path to a trust anchor at the time it was asked for, and its entity.
 
     `subject`: DER of the Name. `key_identifier`: value of SubjectKeyIdentifier, None if the extension is absent.
-    `may_sign`: keyUsage is absent or has digitalSignature. `serial`: contents octets if this CA issued it, else None.
+    `may_sign`: keyUsage is absent or has digitalSignature. `serial`: contents octets if this CA issued it, else None;
+    `profile`: the one it was issued under then.
     """
 
     certificate: bytes = field(repr=False)
@@ -96,10 +97,11 @@ class SenderCredential:
     may_sign: bool
     entity: Entity
     serial: bytes | None
+    profile: str | None = None
 
 
 class Credentials(Protocol):
-    """Finds who a message may come from. Entities that are disabled or expired are not found."""
+    """Finds who a message may come from. Entities that are disabled are not found."""
 
     async def secret(self, reference: bytes) -> SecretCredential | None:
         """The shared secret registered under this reference value (octets of senderKID or of the commonName)."""
@@ -128,8 +130,12 @@ class Protector:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedRequest:
-    """A request whose protection was verified; only protection.verify makes one."""
+    """A request whose protection was verified; only protection.verify makes one.
+
+    `secret`: the shared secret that protected it, None with a signature; a publicKeyMAC is verified with it.
+    """
 
     envelope: Envelope
     requester: Requester
     protector: Protector
+    secret: bytes | None = field(default=None, repr=False)

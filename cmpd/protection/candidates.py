@@ -50,7 +50,7 @@ def _candidates(envelope: Envelope) -> Iterator[tuple[bytes, tuple[bytes, ...]]]
     for certificate in certificates[1:MAX_LOOKED_AT]:
         if asked < MAX_ASKED_FOR and certificate != certificates[0] and _looks_right(envelope, certificate):
             asked += 1
-            yield certificate, certificates
+            yield certificate, tuple(other for other in certificates if other != certificate)
 
 
 def _looks_right(envelope: Envelope, certificate: bytes) -> bool:

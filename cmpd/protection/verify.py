@@ -113,7 +113,7 @@ def _with_mac(envelope: Envelope, found: SecretCredential, mac: Mac, key: bytes,
     reference = found.entity.reference
     # RFC 9483 section 4.1.5: no certificates for the protection; sender is the CA (RFC 9810 appendix C.4).
     protector = Protector(mac.algorithm, signer.sender, reference.encode(), (), compute)
-    return VerifiedRequest(envelope, Requester(f"secret:{reference}", found.entity), protector)
+    return VerifiedRequest(envelope, Requester(f"secret:{reference}", found.entity), protector, found.secret)
 
 
 @lru_cache(maxsize=4096)
@@ -147,6 +147,11 @@ async def _verify_signature(
     if not scheme.verify(algorithm, found.key, protection, envelope.protected):
         raise BadMessageCheck("protection: the signature does not verify with the protection certificate")
     requester = Requester(
-        f"certificate:{found.fingerprint}", found.entity, found.certificate, found.subject, found.serial
+        f"certificate:{found.fingerprint}",
+        found.entity,
+        found.certificate,
+        found.subject,
+        found.serial,
+        found.profile,
     )
     return VerifiedRequest(envelope, requester, signer)

@@ -16,13 +16,15 @@ from typing import Protocol
 
 from cmpd.records import CertificateRecord, CertificateState, Change, Entity, MoveCertificate, TransactionRecord
 
+_TRUSTED = frozenset({CertificateState.CONFIRMED, CertificateState.SUSPENDED})
+"""States in which a certificate may vouch for something; before confirmation it vouches for nothing."""
+
 
 def ends_trust(change: Change) -> bool:
     """Whether decisions made before this change may be wrong after it: then it lets the generation grow."""
     if not isinstance(change, MoveCertificate):
         return False
-    confirmation = (change.expected, change.state) == (CertificateState.ISSUED, CertificateState.CONFIRMED)
-    return not confirmation and change.expected is not CertificateState.INTENDED
+    return change.expected in _TRUSTED
 
 
 class Store(Protocol):

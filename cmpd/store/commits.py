@@ -12,6 +12,7 @@ IMMEDIATE keeps other processes from writing, and PRAGMA data_version says wheth
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,6 +24,8 @@ import aiosqlite
 from cmpd.errors import StaleRead, StoreError
 from cmpd.records import Change
 from cmpd.store.bulk import apply_batch
+
+_log = logging.getLogger("cmpd.store")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -240,8 +243,8 @@ def _apply_in_bulk(database: sqlite3.Connection, cursor: sqlite3.Cursor, batch: 
     try:
         if apply_batch(cursor, (unit.changes for unit in batch if unit.changes is not None)):
             return True
-    except sqlite3.IntegrityError:
-        pass
+    except Exception:  # whichever unit it was, it meets its fault again when they are applied one by one
+        _log.debug("a batch is applied one by one", exc_info=True)
     if database.in_transaction:
         cursor.execute("ROLLBACK TO batch")
         return False
