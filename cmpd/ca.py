@@ -36,6 +36,9 @@ class CertificateAuthority:
         self.certificate = certificate
         self.chain = chain
         self.name = own.subject
+        # What goes into extraCerts for an issued certificate (RFC 9483 section 3.3): this CA's certificate and those
+        # above it, the self-signed root only where it is the issuer itself.
+        self.issuing_chain = (certificate, *(upper for upper in chain if not _is_self_issued(upper)))
         self._key = key
         self._env = env
         self._not_before = own.not_before
@@ -52,14 +55,6 @@ class CertificateAuthority:
     def trust_anchor(self) -> bytes:
         """The uppermost certificate that is known (DER): the root, or this CA's own."""
         return self.chain[-1] if self.chain else self.certificate
-
-    @property
-    def issuing_chain(self) -> tuple[bytes, ...]:
-        """What goes into extraCerts for an issued certificate (RFC 9483 section 3.3): this CA's certificate and those
-        above it, the self-signed root only where it is the issuer itself.
-        """
-        uppers = tuple(upper for upper in self.chain if not _is_self_issued(upper))
-        return (self.certificate, *uppers)
 
     def next_serial(self, now: float) -> bytes:
         """A serial number, contents octets: 48 bits of mark and time in ms, then 80 random bits.

@@ -301,6 +301,14 @@ class Config(_Table):
                 raise ValueError(f"two doors listen on {shown(door)}")
         return value
 
+    @field_validator("enrolment")
+    @classmethod
+    def _remembers_long_enough(cls, value: EnrolmentConfig, info: ValidationInfo) -> EnrolmentConfig:
+        window = info.data["protection"].message_time_window if "protection" in info.data else None
+        if window is not None and value.retention < window:
+            raise ValueError(f"retention: want at least protection.message_time_window ({duration_text(window)})")
+        return value
+
     @field_validator("profile")
     @classmethod
     def _has_default(cls, value: dict[str, ProfileConfig], info: ValidationInfo) -> dict[str, ProfileConfig]:

@@ -15,6 +15,7 @@ Rules that are decided here:
   as it is valid and the entity is not disabled.
 * A registration of the very certificate goes before everything else, also for a certificate of this CA (which must
   still be confirmed); then the nearest registered CA certificate decides, also when it says no because it is disabled.
+* What an entity's regToken and authenticator must be is asked of whoever uses what was registered (controls.py).
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Final, Generic, Protocol, TypeVar, cast
+from typing import Final, Generic, Literal, Protocol, TypeVar, cast
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
@@ -42,13 +43,21 @@ from cmpd.paths import (
     read_certificates,
 )
 from cmpd.protection.base import SecretCredential, SenderCredential
-from cmpd.records import CertificateRecord, CertificateState, Entity, EntityKind
+from cmpd.records import CertificateRecord, CertificateState, Entity, EntityKind, RegisteredControls
 from cmpd.store.base import Store
 
 MAX_REFERENCE: Final = 512
 """Longest reference value that the store is asked for, in octets."""
 
 log = logging.getLogger(__name__)
+
+
+def control_reference(reference: str, control: Literal["regToken", "authenticator"]) -> str:
+    """What the registered value of a control is sealed for, so that no sealed value can stand for one of another kind.
+
+    No reference value has a NUL in it.
+    """
+    return f"{reference}\0{control}"
 
 
 class SecretOpener(Protocol):
@@ -111,7 +120,7 @@ class CredentialDirectory:
             secret = stale.credential.secret
         else:
             secret = self._sealer.open(entity.sealed_secret, entity.reference)
-        found = _Secret(SecretCredential(entity, secret), generation)
+        found = _Secret(SecretCredential(self._with_controls(entity), secret), generation)
         self._secrets.put(reference, found)
         return found
 
@@ -202,10 +211,25 @@ class CredentialDirectory:
         entities = entities or registered.entities[path.anchor.certificate.fingerprint]
         for entity in entities:
             if not entity.disabled and not _is_expired(entity.expires_at, now):
-                return entity, entity.expires_at
+                return self._with_controls(entity), entity.expires_at
         first = entities[0]
         why = "disabled" if first.disabled else f"expired since {time_text(first.expires_at or 0)}"
         raise SignerNotTrusted(f"{LEAF_NOUN} {leaf.title}: its registration is {why}")
+
+    def _with_controls(self, entity: Entity) -> Entity:
+        """The entity of a registered credential with what its controls must say; StoreError if that cannot be opened.
+
+        The holder of a certificate that this CA issued is not asked for it: it was when that was enrolled for.
+        """
+        token, authenticator = entity.sealed_reg_token, entity.sealed_authenticator
+        if token is None and authenticator is None:
+            return entity
+        opened = RegisteredControls(
+            reg_token=token and self._sealer.open(token, control_reference(entity.reference, "regToken")),
+            authenticator=authenticator
+            and self._sealer.open(authenticator, control_reference(entity.reference, "authenticator")),
+        )
+        return replace(entity, controls=opened)
 
     async def _read_registered(self, generation: int) -> "_Registered":
         if self._registered.generation == generation:

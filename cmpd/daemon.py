@@ -7,6 +7,7 @@ lives.
 """
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -24,7 +25,7 @@ from cmpd.config import Config, TcpConfig
 from cmpd.config_values import listen_address
 from cmpd.credentials import CredentialDirectory
 from cmpd.env import Env
-from cmpd.errors import ConfigError, StoreError
+from cmpd.errors import ConfigError, StoreError, SystemUnavail
 from cmpd.handlers.base import Service
 from cmpd.handlers.confirm import lapse
 from cmpd.outline import outline
@@ -49,18 +50,30 @@ DRAIN_SECONDS: Final = 30.0
 _TICK: Final = 1.0
 _PURGE_EVERY: Final = 60
 _PURGE_LIMIT: Final = 10_000
-_THREADS: Final = 2
+_MAX_SIGNATURES: Final = 4096
+_MAX_DERIVATIONS: Final = 64
 
 
 class Offloader:
-    """Runs costly computations on a few threads; what does not fit waits."""
+    """Runs costly computations on threads of its own; at most `waiting` are in hand, then it is SystemUnavail.
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="cmpd-offload")
+    Signing has one and deriving MAC keys another, so that derivations, which anybody can ask for, delay no signature.
+    """
+
+    def __init__(self, name: str, *, threads: int, waiting: int) -> None:
+        """`name`: of the threads."""
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"cmpd-{name}")
+        self._room = waiting
 
     async def __call__(self, work: Callable[[], _T]) -> _T:
         """The result of `work`, run on a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        if self._room <= 0:
+            raise SystemUnavail("the server is busy with costly computations; try again later")
+        self._room -= 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._room += 1
 
     def close(self) -> None:
         """Let the threads end."""
@@ -75,7 +88,7 @@ class Daemon:
     service: Service
     responder: Responder
     servers: list[tuple[TcpServer, TcpConfig]]
-    offload: Offloader
+    offloaders: tuple[Offloader, ...]
 
     async def start(self, passed: dict[str, list[socket.socket]]) -> None:
         """Open every door. `passed`: sockets from the service manager by name."""
@@ -130,7 +143,8 @@ class Daemon:
         await asyncio.gather(*(server.drain(DRAIN_SECONDS) for server, _ in self.servers))
         await self.responder.retry_unfinished()
         await self.store.close()
-        self.offload.close()
+        for offloader in self.offloaders:
+            offloader.close()
 
 
 def _cannot_listen(listen: str, error: OSError) -> str:
@@ -145,15 +159,16 @@ def _cannot_listen(listen: str, error: OSError) -> str:
 
 async def assemble(config: Config, env: Env) -> Daemon:
     """Every object of a server that does not listen yet. Raises ConfigError or StoreError."""
-    offload = Offloader()
+    signing = Offloader("sign", threads=2, waiting=_MAX_SIGNATURES)
+    deriving = Offloader("derive", threads=1, waiting=_MAX_DERIVATIONS)
     passphrase = config.ca.passphrase()
     (certificate, *_) = read_certificates(config.ca.certificate)
     chain = read_certificates(config.ca.chain) if config.ca.chain is not None else ()
     ca = CertificateAuthority(
-        certificate, chain, load_key(config.ca.key, passphrase, certificate, offload=offload), env
+        certificate, chain, load_key(config.ca.key, passphrase, certificate, offload=signing), env
     )
     (cmp_certificate, *_) = read_certificates(config.cmp.certificate)
-    signer = make_signer(load_key(config.cmp.key, passphrase, cmp_certificate, offload=offload), cmp_certificate, ca)
+    signer = make_signer(load_key(config.cmp.key, passphrase, cmp_certificate, offload=signing), cmp_certificate, ca)
     sealer = Sealer.load(config.store.secrets_key, passphrase, env)
     store = await open_store(config.store.path, serving=True)
     abandoned = await store.recover(int(env.now()))
@@ -167,13 +182,13 @@ async def assemble(config: Config, env: Env) -> Daemon:
         enrolment=config.enrolment,
     )
     credentials = CredentialDirectory(store, sealer, (certificate,), env)
-    responder = Responder(service, credentials, signer, _settings(config, offload))
+    responder = Responder(service, credentials, signer, _settings(config, deriving))
 
     async def respond(octets: bytes, peer: Peer) -> bytes | None:
         return await responder.respond(octets, peer.address)
 
     servers = [(TcpServer(respond, _limits(tcp)), tcp) for tcp in config.tcp]
-    return Daemon(store, service, responder, servers, offload)
+    return Daemon(store, service, responder, servers, (signing, deriving))
 
 
 def make_signer(key: SigningKey, certificate: bytes, ca: CertificateAuthority) -> Protector:
@@ -245,6 +260,7 @@ async def _serve(config: Config) -> None:
     try:
         await daemon.start(passed)
         _log.info("ready version=%s listen=%s", __version__, ",".join(daemon.addresses))
+        _spare_the_collector()
         notify.notify(notify.READY, f"STATUS=serving on {', '.join(daemon.addresses)}")
         await _tick_until(stopping, daemon)
         _log.info("stopping: draining")
@@ -252,6 +268,13 @@ async def _serve(config: Config) -> None:
     finally:
         await daemon.stop()
     _log.info("stopped")
+
+
+def _spare_the_collector() -> None:
+    """What is here stays, and requests leave no cycles: looking for some after every few hundred values is in vain."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 async def _tick_until(stopping: asyncio.Event, daemon: Daemon) -> None:

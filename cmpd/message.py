@@ -42,6 +42,7 @@ _MAX_GENERAL_NAME = 8192
 _MAX_GENERAL_INFO = 64
 _MAX_EXTRA_CERTS = 32
 _MAX_BODY_VALUES = 20_000  # some 20 ms; a CertReqMsg has about 60
+_CACHED_VALUE = 256  # octets of a header field; longer ones are read anew each time: bounds the memory of the caches
 _CACHED_EXTRA_CERTS = 8192  # longer extraCerts are split anew each time: bounds the memory of the cache
 _GENERAL_NAME_TAGS = frozenset({0xA0, 0x81, 0x82, 0xA3, 0xA4, 0xA5, 0x86, 0x87, 0x88})
 
@@ -255,10 +256,17 @@ def _read_time(data: bytes, pos: int, end: int, noun: str) -> int:
 
 
 def _read_algorithm(data: bytes, pos: int, end: int, noun: str) -> bytes:
-    start, stop = der.expect(data, pos, end, der.SEQUENCE, noun)
-    der.check(data, start, stop)
-    der.expect(data, start, stop, der.OID, noun)
-    return data[pos:end]
+    if end - pos <= _CACHED_VALUE:
+        return _check_algorithm(data[pos:end], noun)
+    return _check_algorithm.__wrapped__(data[pos:end], noun)
+
+
+@lru_cache(maxsize=1024)
+def _check_algorithm(octets: bytes, noun: str) -> bytes:
+    der.check(octets, 0, len(octets))
+    start, stop = der.expect(octets, 0, len(octets), der.SEQUENCE, noun)
+    der.expect(octets, start, stop, der.OID, noun)
+    return octets
 
 
 def _read_octets(data: bytes, pos: int, end: int, noun: str) -> bytes:
@@ -277,7 +285,13 @@ def _read_free_text(data: bytes, pos: int, end: int, noun: str) -> None:
 
 
 def _read_general_info(data: bytes, pos: int, end: int, noun: str) -> tuple[InfoTypeAndValue, ...]:
-    start, stop = der.expect(data, pos, end, der.SEQUENCE, noun)
+    split = _split_general_info if end - pos <= _CACHED_VALUE else _split_general_info.__wrapped__
+    return split(data[pos:end], noun)
+
+
+@lru_cache(maxsize=1024)  # nearly always implicitConfirm, or a profile's name
+def _split_general_info(data: bytes, noun: str) -> tuple[InfoTypeAndValue, ...]:
+    start, stop = der.expect(data, 0, len(data), der.SEQUENCE, noun)
     der.check(data, start, stop)
     found = []
     for tag, _, inner, after in der.children(data, start, stop, _MAX_GENERAL_INFO):

@@ -85,10 +85,15 @@ def check_update(requester: Requester) -> None:
         raise WrongIntegrity("kur: want a signature by the certificate to be updated, have a MAC (RFC 9483 4.1.3)")
 
 
-def check_issuer(request: CertRequest, ca_name: bytes) -> None:
-    """The template's issuer, if it names one, is this CA; WrongAuthority otherwise."""
+def check_issuer(request: CertRequest, ca_name: bytes, requester: Requester) -> None:
+    """The template's issuer, if it names one, is this CA; WrongAuthority otherwise.
+
+    OpenSSL names the issuer of the certificate that it signs with, whatever CA it asks: that says nothing.
+    """
     issuer = request.template.issuer
-    if issuer is not None and issuer != NULL_DN and not _same(issuer, ca_name, "issuer"):
+    if issuer is None or issuer == NULL_DN or _same(issuer, ca_name, "issuer"):
+        return
+    if requester.certificate is None or issuer != outline(requester.certificate).issuer:
         raise WrongAuthority(f"CertTemplate.issuer: this CA is {name_text(ca_name)}")
 
 

@@ -35,12 +35,26 @@ class EntityKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class RegisteredControls:
+    """What the controls of an entity's requests must say, in UTF-8; None = not registered (RFC 4211 section 6).
+
+    `reg_token` is for one time (section 6.1); how often that is, the entity's uses say. `authenticator` is for long
+    (section 6.2).
+    """
+
+    reg_token: bytes | None = field(default=None, repr=False)
+    authenticator: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Entity:
     """A registered end entity or RA.
 
     `subject`: Name that its requests must carry, None = no constraint. `profiles`: names it may use, the first one is
     its default; empty = the configuration's default profile only. `uses_left`: None = unlimited. `sealed_secret` is
-    the shared secret encrypted under a key that is not in the database (store/sealing.py).
+    the shared secret encrypted under a key that is not in the database (store/sealing.py); `sealed_reg_token` and
+    `sealed_authenticator` likewise. `controls` is what comes of opening these two: credentials.py puts it into the
+    entity of whoever uses the registered credential; no store keeps it.
     """
 
     id: int
@@ -55,6 +69,9 @@ class Entity:
     created_at: int = 0
     sealed_secret: bytes | None = field(default=None, repr=False)
     certificate: bytes | None = field(default=None, repr=False)
+    sealed_reg_token: bytes | None = field(default=None, repr=False)
+    sealed_authenticator: bytes | None = field(default=None, repr=False)
+    controls: RegisteredControls | None = None
 
 
 @dataclass(frozen=True, slots=True)

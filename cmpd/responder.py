@@ -12,7 +12,7 @@ later (`retry_unfinished`), and is not sent before.
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -204,22 +204,23 @@ class Responder:
         except StoreConflict as conflict:
             return await self._conflict(conflict, transaction_id, exchange.digest)
         except Exception as error:
-            if not context.undo:
+            if context.claim.undo is None:
                 raise
-            return await self._give_up(_fault_of(error), exchange, context)
+            return await self._give_up(_fault_of(error), exchange, transaction_id, context.claim.undo())
         if reply.after_write is not None:
             reply.after_write()
         return answer
 
-    async def _give_up(self, fault: CmpError, exchange: "_Exchange", context: Context) -> bytes:
+    async def _give_up(
+        self, fault: CmpError, exchange: "_Exchange", transaction_id: bytes, undo: Sequence[Change]
+    ) -> bytes:
         """Nothing came of a claim: it is taken back, and a repeated request will be told the same."""
         answer = await self._refuse(fault, exchange)
-        audit.claim_taken_back(context.transaction_id)
+        audit.claim_taken_back(transaction_id)
         if len(self._unfinished) < _MAX_UNFINISHED:
-            undo = (*context.undo, AddResponse(context.transaction_id, exchange.digest, answer))
-            self._unfinished[context.transaction_id] = undo
+            self._unfinished[transaction_id] = (*undo, AddResponse(transaction_id, exchange.digest, answer))
         with contextlib.suppress(StoreError):  # the next tick tries again
-            await self._finish_late(context.transaction_id)
+            await self._finish_late(transaction_id)
         return answer
 
     async def _finish_late(self, transaction_id: bytes) -> None:

@@ -21,6 +21,7 @@ SHELL = {
     "client",
     "daemon",
     "install",
+    "logs",
     "notify",
     "signing",
     "store",

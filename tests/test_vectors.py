@@ -486,10 +486,10 @@ async def test_a_certificate_of_a_trusted_ca_gets_another_by_pkcs10() -> None:
 @pytest.mark.parametrize(
     "name", [name for name in of_body("ir", "cr", "kur") if "-pbm-" not in name and "openssl" in name]
 )
-async def test_who_asks_for_the_issuer_of_the_vectors_is_told_that_this_is_another_ca(name: str) -> None:
-    """OpenSSL names the issuer of the certificate that it signs with in the template, unless told otherwise."""
+async def test_the_issuer_of_the_protection_certificate_in_the_template_says_nothing(name: str) -> None:
+    """OpenSSL puts it there whatever CA it asks; what is wrong with the request, if anything, is something else."""
     world = await world_at(envelope(name))
     seen = await world.send(MESSAGES[name])
     assert seen is not None
-    assert seen.status() == (2, "CertTemplate.issuer: this CA is CN=Test CA,O=Test", frozenset({"wrongAuthority"}))
+    assert "wrongAuthority" not in seen.status()[2]
     assert seen.envelope.extra_certs[0] == world.cmp

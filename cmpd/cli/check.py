@@ -1,10 +1,11 @@
 """cmpd check: everything that would keep the server from starting or its certificates from being good, at once.
 
 The text of the configuration is checked by config.load; here are the files it names. Mistakes fail the command, notes
-(what will become a mistake with time) do not.
+(what will become a mistake with time, or concerns one entity alone) do not.
 """
 
 import argparse
+import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,11 +19,13 @@ from cryptography import x509
 from cmpd.asn1.names import name_text
 from cmpd.bootstrap import CMC_CA, issued
 from cmpd.certificates import Certificate, read_certificate
+from cmpd.cli.entity import opened
 from cmpd.cli.output import note, time_text
 from cmpd.config import Config, load
 from cmpd.config_values import DAY
 from cmpd.env import Env
-from cmpd.errors import BadDataFormat, ConfigError
+from cmpd.errors import BadDataFormat, ConfigError, StoreError
+from cmpd.records import Entity
 from cmpd.signing.file import load_key, read_certificates
 from cmpd.store.sealing import Sealer
 
@@ -75,7 +78,8 @@ def examine(config: Config, env: Env) -> Findings:
         _check_ca(config, ca, found, env)
     if ca is not None and cmp is not None:
         _check_cmp(ca, cmp, found)
-    _check_store(config.store.path, found)
+    if _check_store(config.store.path, found):
+        _check_entities(config, found, env)
     return found
 
 
@@ -138,7 +142,8 @@ def _check_cmp(ca: Certificate, cmp: Certificate, found: Findings) -> None:
         found.mistakes.append("cmp.certificate: its keyUsage has no digitalSignature")
 
 
-def _check_store(path: Path, found: Findings) -> None:
+def _check_store(path: Path, found: Findings) -> bool:
+    """Whether there is a database to look into."""
     if not path.parent.is_dir():
         found.mistakes.append(f"store.path: there is no directory {path.parent}")
     elif not os.access(path.parent, os.W_OK | os.X_OK):
@@ -149,9 +154,30 @@ def _check_store(path: Path, found: Findings) -> None:
                 head = file.read(len(_SQLITE))
         except OSError as error:
             found.mistakes.append(f"store.path: {path}: cannot be read: {error.strerror}")
-            return
+            return False
         if head not in (b"", _SQLITE):
             found.mistakes.append(f"store.path: {path}: is not a SQLite database")
+        return head == _SQLITE
+    return False
+
+
+def _check_entities(config: Config, found: Findings, env: Env) -> None:
+    """Entities that may use a profile that is gone; those that may ask for nothing any more are left out."""
+    try:
+        entities = asyncio.run(_entities(config))
+    except StoreError as error:
+        found.mistakes.append(f"store.path: {error}")
+        return
+    for entity in entities:
+        gone = ", ".join(name for name in entity.profiles if name not in config.profile)
+        over = entity.disabled or (entity.expires_at is not None and entity.expires_at <= env.now())
+        if gone and not over:
+            found.notes.append(f"entity {entity.reference}: registered for profiles that are not configured: {gone}")
+
+
+async def _entities(config: Config) -> list[Entity]:
+    async with opened(config) as store:
+        return await store.list_entities()
 
 
 def _name(certificate: x509.Certificate) -> str:

@@ -140,6 +140,9 @@ def _add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     what.add_argument("--new-key", type=Path, metavar="FILE", help="key for the certificate; made if it is not there")
     what.add_argument("--key-type", choices=tuple(keys.KEY_TYPES), default="p256", help="of a key that is made")
     what.add_argument("--profile", metavar="NAME", help="certificate profile (certProfile)")
+    if command in ("ir", "cr"):
+        what.add_argument("--reg-token-file", metavar="FILE", help="the one-time regToken, - for standard input")
+        what.add_argument("--authenticator-file", metavar="FILE", help="the authenticator, - for standard input")
     if command != "p10cr":
         what.add_argument("--days", type=_days, metavar="N", help="validity from now on")
     what.add_argument("--explicit-confirm", action="store_true", help="confirm by certConf instead of implicitly")
@@ -188,7 +191,8 @@ def _credential(args: argparse.Namespace) -> Credential:
     if args.ref is not None and args.cert is None:
         if args.secret_file is None:
             raise UsageError("--ref needs --secret-file FILE (or - for standard input)")
-        return SharedSecret(args.ref, _secret(args.secret_file), args.mac, _iterations(args.iterations))
+        secret = _read("--secret-file", args.secret_file)
+        return SharedSecret(args.ref, secret, args.mac, _iterations(args.iterations))
     if args.cert is None or args.ref is not None:
         raise UsageError("want either --ref with --secret-file, or --cert with --key")
     if args.key is None:
@@ -202,13 +206,31 @@ def _credential(args: argparse.Namespace) -> Credential:
     return KeyAndCertificate(keys.load_key(args.key, passphrase), own, tuple(above))
 
 
-def _secret(name: str) -> bytes:
-    """The secret, without the end of its line; an empty one is refused."""
+def _read(option: str, name: str) -> bytes:
+    """The secret in a file, without the end of its line; an empty one is refused."""
     octets = sys.stdin.buffer.read(65536) if name == "-" else Path(name).read_bytes()
     secret = octets.rstrip(b"\r\n")
     if not secret:
-        raise UsageError(f"--secret-file {name}: the secret is empty")
+        raise UsageError(f"{option} {name}: the secret is empty")
     return secret
+
+
+def _control(args: argparse.Namespace, name: str) -> str | None:
+    """The value of a control (UTF8String), None if the option for its file is not given."""
+    file: str | None = getattr(args, f"{name}_file", None)
+    if file is None:
+        return None
+    option = f"--{name.replace('_', '-')}-file"
+    try:
+        return _read(option, file).decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"{option} {file}: want text in UTF-8") from None
+
+
+def _check_standard_input(args: argparse.Namespace) -> None:
+    options = ("secret_file", "reg_token_file", "authenticator_file")
+    if sum(getattr(args, option, None) == "-" for option in options) > 1:
+        raise UsageError("only one of --secret-file, --reg-token-file and --authenticator-file can be standard input")
 
 
 def _iterations(count: int) -> int:
@@ -284,6 +306,7 @@ Job = Callable[[Client], Awaitable[Enrolment]]
 
 def _run(args: argparse.Namespace) -> int:
     host, port = _address(args.server)
+    _check_standard_input(args)
     credential = _credential(args)
     if args.command == "kur" and not isinstance(credential, KeyAndCertificate):
         raise UsageError("kur needs --cert and --key: the certificate that is to be updated")
@@ -316,15 +339,29 @@ def _job(args: argparse.Namespace, credential: Credential, paths: Paths) -> Job:
         subject = _subject(args, credential)
         if args.san:
             extensions = [messages.subject_alt_name(args.san, critical=subject == messages.EMPTY_NAME)]
+    reg_token, authenticator = _control(args, "reg_token"), _control(args, "authenticator")
     key = _new_key(args, paths)  # last: whatever is wrong with the arguments is known by now
     if args.command == "kur":
         return lambda client: client.update(key, not_after=not_after, options=options)
     if args.command == "p10cr":
         request = messages.certification_request(messages.Template(key, subject, tuple(extensions)))
         return lambda client: client.p10cr(request, options=options)
-    return lambda client: client.enrol(
-        args.command, key, subject, extensions=extensions, not_after=not_after, options=options
+    template = messages.Template(
+        key,
+        subject,
+        tuple(extensions),
+        not_after=not_after,
+        reg_token=reg_token,
+        authenticator=authenticator,
     )
+    return lambda client: _enrol(client, args.command, template, options)
+
+
+async def _enrol(client: Client, body: str, template: messages.Template, options: Options) -> Enrolment:
+    [result] = await client.enrol_all(body, [template], options)
+    if isinstance(result, ClientError):
+        raise result
+    return result
 
 
 def _check_writable(paths: Paths) -> None:

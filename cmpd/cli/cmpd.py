@@ -228,6 +228,7 @@ def _add_entity(commands: "_Commands") -> None:
             'cmpd entity add pump-8 --config ca/cmpd.toml --subject "/O=Example/CN=pump-8" --expires 30d',
             "cmpd entity add fleet --config ca/cmpd.toml --cert manufacturer-ca.pem --profile device",
             "pwgen -s 32 1 | cmpd entity add ra1 --config ca/cmpd.toml --ra --uses unlimited --secret-file -",
+            "cmpd entity add lamp --config ca/cmpd.toml --cert lamp.pem --reg-token-file lamp.token",
         ],
     )
     add.add_argument("reference", metavar="REFERENCE", help="reference value (senderKID of its messages)")
@@ -239,12 +240,20 @@ def _add_entity(commands: "_Commands") -> None:
     credential.add_argument(
         "--cert", type=_path, metavar="FILE", help="a certificate (PEM) as credential; a CA's: everything under it"
     )
+    for option, what in (
+        ("--reg-token-file", "one-time regToken"),
+        ("--authenticator-file", "long-term authenticator"),
+    ):
+        add.add_argument(option, type=_path, metavar="FILE", help=f"{what} that its ir or cr must have, - as above")
     add.add_argument("--subject", metavar="DN", help="the subject that its requests must have (default: any)")
     add.add_argument(
         "--profile", action="append", metavar="NAME", help="a profile it may use, the first is its default; repeatable"
     )
     add.add_argument(
-        "--uses", type=_uses, metavar="N", help='how often it may enrol, or "unlimited" (default: once with a secret)'
+        "--uses",
+        type=_uses,
+        metavar="N",
+        help='how often it may enrol, or "unlimited" (default: once with a secret or regToken)',
     )
     add.add_argument("--expires", type=_duration, metavar="DURATION", help="ends after this time, such as 24h or 30d")
     add.add_argument("--ra", action="store_true", help="it is an RA: may ask for others and vouch for their keys")

@@ -1,7 +1,7 @@
 """cmpd entity: register end entities and RAs, show them, disable them. Works beside a running server.
 
 A secret is read from a file or standard input, or made here and printed once; it is never an argument, because every
-user of the machine can read those.
+user of the machine can read those. So are a regToken and an authenticator, which are never made here.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from cryptography import x509
 
@@ -19,6 +19,7 @@ from cmpd.certificates import read_certificate
 from cmpd.cli.output import note, print_fields, print_json, print_table, time_text
 from cmpd.config import Config, load
 from cmpd.config_values import nearest
+from cmpd.credentials import control_reference
 from cmpd.env import Env
 from cmpd.errors import BadDataFormat, ConfigError, StoreConflict
 from cmpd.records import Entity, EntityKind
@@ -33,6 +34,7 @@ _GROUPS: Final = 7  # of 4 characters of 5 bits: 140 bits
 _MAX_SECRET: Final = 1024
 _SHORT_SECRET: Final = 16
 _MAX_REFERENCE: Final = 128
+_STANDARD_INPUT: Final = Path("-")
 
 
 @contextlib.asynccontextmanager
@@ -50,20 +52,29 @@ async def opened(config: Config) -> AsyncIterator[Store]:
 def add(args: argparse.Namespace, env: Env) -> int:
     """Run `cmpd entity add`."""
     config = load(args.config)
+    _check_standard_input(args)
     certificate = _credential(args.cert, env) if args.cert else None
     secret, made = (b"", False) if certificate else _secret(args.secret_file, env)
+    token = _control("--reg-token-file", args.reg_token_file)
+    authenticator = _control("--authenticator-file", args.authenticator_file)
+    sealer = None
+    if secret or token or authenticator:
+        sealer = Sealer.load(config.store.secrets_key, config.ca.passphrase(), env)
+    once = certificate is None or token is not None
     entity = Entity(
         id=0,
         reference=_reference(args.reference),
         kind=EntityKind.CERTIFICATE if certificate else EntityKind.SECRET,
         subject=_subject(args.subject),
         profiles=_profiles(args.profile or [], config),
-        uses_left=(None if certificate else 1) if args.uses is None else (args.uses or None),
+        uses_left=(1 if once else None) if args.uses is None else (args.uses or None),
         expires_at=int(env.now()) + args.expires if args.expires is not None else None,
         is_ra=args.ra,
         created_at=int(env.now()),
-        sealed_secret=None if certificate else _sealed(secret, args.reference, config, env),
+        sealed_secret=sealer.seal(secret, args.reference) if sealer and secret else None,
         certificate=certificate,
+        sealed_reg_token=_sealed(sealer, token, args.reference, "regToken"),
+        sealed_authenticator=_sealed(sealer, authenticator, args.reference, "authenticator"),
     )
     added = asyncio.run(_add(config, entity))
     shown = {"secret": secret.decode()} if made else {}
@@ -176,24 +187,51 @@ def _secret(source: Path | None, env: Env) -> tuple[bytes, bool]:
     if source is None:
         letters = "".join(_ALPHABET[octet & 31] for octet in env.random(4 * _GROUPS))
         return "-".join(letters[i : i + 4] for i in range(0, len(letters), 4)).encode(), True
-    try:
-        if source == Path("-"):
-            octets = sys.stdin.buffer.read(_MAX_SECRET + 3)
-        else:
-            with source.open("rb") as file:
-                octets = file.read(_MAX_SECRET + 3)
-    except OSError as error:
-        raise ConfigError(f"--secret-file {source}: cannot be read: {error.strerror}") from error
-    secret = octets.removesuffix(b"\n").removesuffix(b"\r")
-    if not 1 <= len(secret) <= _MAX_SECRET:
-        raise ConfigError(f"--secret-file {source}: want 1 to {_MAX_SECRET} octets, have {len(secret) or 'none'}")
+    secret = _read("--secret-file", source)
     if len(secret) < _SHORT_SECRET:
         note(f"note: a secret of {len(secret)} octets can be guessed from a recorded message; 128 random bits cannot")
     return secret, False
 
 
-def _sealed(secret: bytes, reference: str, config: Config, env: Env) -> bytes:
-    return Sealer.load(config.store.secrets_key, config.ca.passphrase(), env).seal(secret, reference)
+def _control(option: str, source: Path | None) -> bytes | None:
+    """The value of a regToken or authenticator (a UTF8String): one line of text."""
+    if source is None:
+        return None
+    octets = _read(option, source)
+    try:
+        text = octets.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if not text.isprintable() or not text:
+        raise ConfigError(f"{option} {source}: want one line of printable text in UTF-8")
+    return octets
+
+
+def _read(option: str, source: Path) -> bytes:
+    """What is in a file or comes from standard input ("-"), without the end of its line."""
+    try:
+        if source == _STANDARD_INPUT:
+            octets = sys.stdin.buffer.read(_MAX_SECRET + 3)
+        else:
+            with source.open("rb") as file:
+                octets = file.read(_MAX_SECRET + 3)
+    except OSError as error:
+        raise ConfigError(f"{option} {source}: cannot be read: {error.strerror}") from error
+    value = octets.removesuffix(b"\n").removesuffix(b"\r")
+    if not 1 <= len(value) <= _MAX_SECRET:
+        raise ConfigError(f"{option} {source}: want 1 to {_MAX_SECRET} octets, have {len(value) or 'none'}")
+    return value
+
+
+def _check_standard_input(args: argparse.Namespace) -> None:
+    if [args.secret_file, args.reg_token_file, args.authenticator_file].count(_STANDARD_INPUT) > 1:
+        raise ConfigError("only one of --secret-file, --reg-token-file and --authenticator-file can be standard input")
+
+
+def _sealed(
+    sealer: Sealer | None, value: bytes | None, reference: str, control: Literal["regToken", "authenticator"]
+) -> bytes | None:
+    return sealer.seal(value, control_reference(reference, control)) if sealer and value else None
 
 
 def _credential(path: Path, env: Env) -> bytes:
@@ -246,6 +284,8 @@ def _fields(entity: Entity, env: Env) -> dict[str, Any]:
         "ra": entity.is_ra,
         "profiles": list(entity.profiles),
         "subject": None if entity.subject is None else names.name_text(entity.subject),
+        "reg_token": entity.sealed_reg_token is not None,
+        "authenticator": entity.sealed_authenticator is not None,
         "created_at": time_text(entity.created_at),
         "certificate_subject": names.name_text(certificate.subject) if certificate else None,
         "certificate_sha256": certificate.fingerprint.hex() if certificate else None,

@@ -1,6 +1,6 @@
 """What a handler is handed and what it gives back. A handler decides and arranges; the responder protects and sends."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cmpd.ca import CertificateAuthority
@@ -23,13 +23,21 @@ class Service:
     enrolment: EnrolmentConfig
 
 
+class Claim:
+    """What a handler has made durable already. `undo` gives the changes that end the transaction if no answer comes."""
+
+    __slots__ = ("undo",)
+
+    def __init__(self) -> None:
+        self.undo: Callable[[], Sequence[Change]] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """One request's surroundings. `record`: the transaction it continues, None for a first message.
 
     `as_of`: the store's generation that its verification rests on. `nonce`: the senderNonce its answer will have.
-    `undo`: what ends the transaction if no answer comes of it; a handler that makes something durable before it returns
-    says here how to take that back.
+    `claim`: a handler that makes something durable before it returns says there how to take that back.
     """
 
     service: Service
@@ -38,7 +46,7 @@ class Context:
     nonce: bytes = field(repr=False)
     as_of: int
     record: TransactionRecord | None = None
-    undo: list[Change] = field(default_factory=list)
+    claim: Claim = field(default_factory=Claim)
 
 
 @dataclass(frozen=True, slots=True)

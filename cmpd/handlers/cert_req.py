@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cmpd import audit, pop
+from cmpd.controls import check_controls
 from cmpd.errors import CmpError, NotAuthorized, StoreConflict
 from cmpd.handlers.base import Context, Reply
 from cmpd.lifecycle import NEXT as CERTIFICATE_NEXT
@@ -73,7 +74,7 @@ async def handle(context: Context) -> Reply:
             raise
         fault = NotAuthorized(_USE_CONFLICTS[conflict.reason])
         return _reject(context, [_Decision(d.request, fault=d.fault or fault) for d in decisions])
-    context.undo.extend(_undo(context, intents))
+    context.claim.undo = lambda: _undo(context, intents)
     signed = {intent.cert_req_id: await context.service.ca.sign(intent) for intent in intents}
     return _grant(context, decisions, intents, signed, implicit=implicit)
 
@@ -111,10 +112,11 @@ def _decide(context: Context, request: CertRequest, wanted_profile: str) -> _Dec
     now = service.env.now()
     try:
         check_expiry(requester, now)
+        check_controls(request, body, requester)
         name = choose_profile(
             requester, wanted_profile, body, service.profiles.keys(), service.enrolment.default_profile
         )
-        check_issuer(request, service.ca.name)
+        check_issuer(request, service.ca.name, requester)
         names = allow(request, body, requester, service.enrolment.certificate_holder_may_ask_for)
         key = load_public_key(request.template.public_key)
         pop.verify(request, key, verified)

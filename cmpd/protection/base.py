@@ -30,7 +30,7 @@ class ProtectionPolicy:
     max_iterations: int = 100_000
     max_pbkdf2_iterations: int = 1_000_000
     max_salt: int = 128
-    inline_iterations: int = 5_000  # more than these are derived on a thread, so that the loop goes on
+    inline_iterations: int = 2_000  # more than these are derived on a thread, so that the loop goes on
 
 
 class Mac(Protocol):

@@ -44,7 +44,7 @@ class Store(Protocol):
         """Make one unit durable, or raise StoreConflict or StaleRead and change nothing."""
 
     async def find_transaction(self, transaction_id: bytes) -> TransactionRecord | None:
-        """The transaction with its certificates, the abandoned ones left out."""
+        """The transaction with its certificates, the abandoned ones left out; purged: without sender_certificate."""
 
     async def find_response(self, transaction_id: bytes, request_digest: bytes) -> tuple[bool, bytes | None]:
         """(True, octets or None for finRep) if this request of the transaction was answered, else (False, None)."""
@@ -93,8 +93,11 @@ class Store(Protocol):
         """
 
     async def purge(self, ended_before: int, limit: int) -> int:
-        """Delete at most `limit` transactions that ended before, with their responses (never certificates), in small
-        units between which others are written. Returns how many.
+        """Forget at most `limit` transactions that ended before, in small units between which others are written:
+        their responses and sender_certificate are deleted, certificates never. Returns how many.
+
+        A transaction of which there are certificates, in whatever state, stays otherwise: its transactionID is never
+        free again, and purge does not come back to it. One without any is deleted whole.
         """
 
     async def close(self) -> None:

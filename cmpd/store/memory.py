@@ -31,12 +31,13 @@ from cmpd.store.base import ends_trust
 
 @dataclass(slots=True)
 class Tables:
-    """The records. `row` numbers transactions: an ID may come again after a purge, its row number never does."""
+    """The records. `row` numbers transactions: an ID may come again after a deletion, its row number never does."""
 
     entities: dict[int, Entity] = field(default_factory=dict)
     transactions: dict[bytes, TransactionRecord] = field(default_factory=dict)  # without certificates
     rows: dict[bytes, int] = field(default_factory=dict)  # transaction ID -> row
     uses_taken: dict[int, int] = field(default_factory=dict)  # row -> uses
+    purged: set[int] = field(default_factory=set)  # rows that are kept for their ID
     responses: dict[tuple[int, bytes], bytes | None] = field(default_factory=dict)  # (row, digest) -> octets
     certificates: dict[bytes, CertificateRecord] = field(default_factory=dict)
     certificate_rows: dict[bytes, int] = field(default_factory=dict)  # serial -> row
@@ -50,6 +51,7 @@ class Tables:
             dict(self.transactions),
             dict(self.rows),
             dict(self.uses_taken),
+            set(self.purged),
             dict(self.responses),
             dict(self.certificates),
             dict(self.certificate_rows),
@@ -68,8 +70,23 @@ class Tables:
         row = self.rows.pop(transaction_id)
         del self.transactions[transaction_id]
         self.uses_taken.pop(row, None)
+        self.purged.discard(row)
+        self.delete_responses(row)
+
+    def delete_responses(self, row: int) -> None:
+        """Forget what was answered in a transaction."""
         for key in [key for key in self.responses if key[0] == row]:
             del self.responses[key]
+
+    def purge(self, transaction_id: bytes) -> None:
+        """Delete a transaction, or all but what keeps its ID in use if there are certificates of it."""
+        row = self.rows[transaction_id]
+        if row not in self.certificate_rows.values():
+            self.delete(transaction_id)
+            return
+        self.delete_responses(row)
+        self.transactions[transaction_id] = replace(self.transactions[transaction_id], sender_certificate=None)
+        self.purged.add(row)
 
     def add_uses(self, entity_id: int, uses: int) -> None:
         """Change how many uses are left, unless they are unlimited."""
@@ -216,17 +233,19 @@ class MemoryStore:
         return len(intents)
 
     async def purge(self, ended_before: int, limit: int) -> int:
-        """Delete at most `limit` transactions that ended before, with their responses."""
+        """Forget at most `limit` transactions that ended before, but for their certificates and the IDs of these."""
         self._check_open()
+        tables = self._tables
         ended = [
-            (transaction.ended_at, transaction.id)
-            for transaction in self._tables.transactions.values()
+            (transaction.ended_at, tables.rows[transaction.id], transaction.id)
+            for transaction in tables.transactions.values()
             if transaction.state is TransactionState.ENDED
             and transaction.ended_at is not None
             and transaction.ended_at < ended_before
+            and tables.rows[transaction.id] not in tables.purged
         ]
-        for _, transaction_id in sorted(ended)[:limit]:
-            self._tables.delete(transaction_id)
+        for _, _, transaction_id in sorted(ended)[:limit]:
+            tables.purge(transaction_id)
         return min(len(ended), limit)
 
     async def close(self) -> None:

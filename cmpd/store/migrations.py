@@ -3,10 +3,12 @@
 What the tables are laid out for:
  * Serial numbers begin with the time and transactions are numbered by AUTOINCREMENT, so that new rows of `certificate`
    and `response`, and their entries in nearly all indices, go to the right edge. The exceptions are the transactionID
-   (chosen by the client; small, because ended transactions are purged) and key_id (a digest).
- * Certificates stay when their transaction is purged, and a transactionID may come again after that. So the link is
-   the transaction's row number, which is never used twice; it is no foreign key.
- * What is worked off (processing, confirming, ended) has partial indices of only the rows in that state.
+   (chosen by the client) and key_id (a digest).
+ * A transaction that has certificates keeps its row for as long as they are on record, without what makes it large:
+   `purged` rows hold the transactionID, so that a request recorded long ago gets no second certificate.
+ * Certificates stay when a transaction without answer is cleared away, and its transactionID comes again after that. So
+   the link is the transaction's row number, which is never used twice; it is no foreign key.
+ * What is worked off (processing, confirming, ended and not purged) has partial indices of only the rows in that state.
 """
 
 import sqlite3
@@ -20,18 +22,20 @@ STEPS: tuple[tuple[str, ...], ...] = (
     (
         """
         CREATE TABLE entity (
-            id            INTEGER PRIMARY KEY AUTOINCREMENT,
-            reference     TEXT NOT NULL UNIQUE,
-            kind          TEXT NOT NULL CHECK (kind IN ('secret', 'certificate')),
-            subject       BLOB,
-            profiles      TEXT NOT NULL,  -- JSON array of names
-            uses_left     INTEGER CHECK (uses_left >= 0),
-            expires_at    INTEGER,
-            is_ra         INTEGER NOT NULL,
-            disabled      INTEGER NOT NULL,
-            created_at    INTEGER NOT NULL,
-            sealed_secret BLOB,
-            certificate   BLOB
+            id                   INTEGER PRIMARY KEY AUTOINCREMENT,
+            reference            TEXT NOT NULL UNIQUE,
+            kind                 TEXT NOT NULL CHECK (kind IN ('secret', 'certificate')),
+            subject              BLOB,
+            profiles             TEXT NOT NULL,  -- JSON array of names
+            uses_left            INTEGER CHECK (uses_left >= 0),
+            expires_at           INTEGER,
+            is_ra                INTEGER NOT NULL,
+            disabled             INTEGER NOT NULL,
+            created_at           INTEGER NOT NULL,
+            sealed_secret        BLOB,
+            certificate          BLOB,
+            sealed_reg_token     BLOB,
+            sealed_authenticator BLOB
         ) STRICT
         """,
         """
@@ -47,12 +51,13 @@ STEPS: tuple[tuple[str, ...], ...] = (
             confirm_by         INTEGER CHECK (state <> 'confirming' OR confirm_by IS NOT NULL),
             sender_certificate BLOB,
             ended_at           INTEGER CHECK (state <> 'ended' OR ended_at IS NOT NULL),
-            uses_taken         INTEGER NOT NULL DEFAULT 0
+            uses_taken         INTEGER NOT NULL DEFAULT 0,
+            purged             INTEGER NOT NULL DEFAULT 0
         ) STRICT
         """,
         "CREATE INDEX transaction_processing ON cmp_transaction (entity_id) WHERE state = 'processing'",
         "CREATE INDEX transaction_confirming ON cmp_transaction (confirm_by) WHERE state = 'confirming'",
-        "CREATE INDEX transaction_ended ON cmp_transaction (ended_at) WHERE state = 'ended'",
+        "CREATE INDEX transaction_ended ON cmp_transaction (ended_at) WHERE state = 'ended' AND purged = 0",
         """
         CREATE TABLE certificate (
             serial          BLOB NOT NULL UNIQUE,

@@ -16,7 +16,7 @@ Row = tuple[Any, ...]
 
 _ENTITIES = (
     "SELECT id, reference, kind, subject, profiles, uses_left, expires_at, is_ra, disabled, created_at,"
-    " sealed_secret, certificate FROM entity "
+    " sealed_secret, certificate, sealed_reg_token, sealed_authenticator FROM entity "
 )
 _TRANSACTIONS = (  # before the fields the row number, for the certificates
     "SELECT row, id, state, credential, entity_id, body, started_at, server_nonce, confirm_by, sender_certificate,"
@@ -67,7 +67,8 @@ def add_entity(cursor: sqlite3.Cursor, entity: Entity) -> Entity:
     """Insert; StoreConflict("reference exists")."""
     cursor.execute(
         "INSERT INTO entity (reference, kind, subject, profiles, uses_left, expires_at, is_ra, disabled, created_at,"
-        " sealed_secret, certificate) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING",
+        " sealed_secret, certificate, sealed_reg_token, sealed_authenticator)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING",
         (
             entity.reference,
             entity.kind.value,
@@ -80,6 +81,8 @@ def add_entity(cursor: sqlite3.Cursor, entity: Entity) -> Entity:
             entity.created_at,
             entity.sealed_secret,
             entity.certificate,
+            entity.sealed_reg_token,
+            entity.sealed_authenticator,
         ),
     )
     if cursor.rowcount == 0 or cursor.lastrowid is None:
@@ -148,14 +151,33 @@ def find_response(cursor: sqlite3.Cursor, transaction_id: bytes, request_digest:
     return (False, None) if row is None else (True, row[0])
 
 
+# The last one says which ones: those stay the same while some of them are deleted.
+_DELETE_RESPONSES = (
+    "DELETE FROM response WHERE transaction_row IN"
+    " (SELECT row FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?))"
+)
+_DELETE_WITHOUT_CERTIFICATES = (
+    "DELETE FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?)"
+    " AND NOT EXISTS (SELECT 1 FROM certificate WHERE transaction_row = cmp_transaction.row)"
+)
+_KEEP_THE_ID = (
+    "UPDATE cmp_transaction SET purged = 1, sender_certificate = NULL"
+    " WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?)"
+)
+
+
 def purge(cursor: sqlite3.Cursor, ended_before: int, limit: int) -> int:
-    """Delete transactions that ended before; their responses go with them by ON DELETE CASCADE."""
+    """Forget what transactions that ended before were answered; their rows stay if there are certificates of them."""
     cursor.execute(
-        "DELETE FROM cmp_transaction WHERE row IN (SELECT row FROM cmp_transaction"
-        " WHERE state = 'ended' AND ended_at < ? ORDER BY ended_at LIMIT ?)",
+        "SELECT ended_at, row FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND ended_at < ?"
+        " ORDER BY ended_at, row LIMIT ?",
         (ended_before, limit),
     )
-    return cursor.rowcount
+    found = cursor.fetchall()
+    if found:
+        for statement in (_DELETE_RESPONSES, _DELETE_WITHOUT_CERTIFICATES, _KEEP_THE_ID):
+            cursor.execute(statement, found[-1])
+    return len(found)
 
 
 def recover(cursor: sqlite3.Cursor, at: int) -> int:

@@ -4,9 +4,10 @@ The program imports cmpd once and then forks a server for each line that it read
 server runs what `cmpd serve` runs; one that is to die gets its store, its CA key and its transports wrapped here: when
 the point is reached for the n-th time, the process sends itself SIGKILL. Nothing in cmpd knows of it.
 
-A line is JSON: {"config": PATH, "log": PATH, "point": POINT or null, "occurrence": N, "journal": PATH}. The answers are
-{"pid": N} when it was forked and {"exit": N} when it ended (negative: killed by that signal). Every signature that the
-CA key makes is in the journal, in hex, before anybody else has it.
+A line is JSON: {"config": PATH, "log": PATH, "point": POINT or null, "occurrence": N, "broken": whether the CA key
+signs nothing, "journal": PATH}. The answers are {"pid": N} when the server was forked and {"exit": N} when it ended
+(negative: killed by that signal). Every signature that the CA key makes is in the journal, in hex, before anybody else
+has it.
 """
 
 import asyncio
@@ -109,15 +110,18 @@ class DyingTransaction:
 class DyingKey:
     """A CA key that may die around a signature, and that keeps a journal of its signatures."""
 
-    def __init__(self, inner: SigningKey, bomb: Bomb, journal: Path) -> None:
+    def __init__(self, inner: SigningKey, bomb: Bomb, journal: Path, broken: bool) -> None:
         self.algorithm = inner.algorithm
         self.public_key_info = inner.public_key_info
         self._inner = inner
         self._bomb = bomb
         self._journal = journal
+        self._broken = broken
 
     async def sign(self, octets: bytes) -> bytes:
         self._bomb.reach("before sign")
+        if self._broken:
+            raise OSError("the home of the key does not answer")
         signature = await self._inner.sign(octets)
         with self._journal.open("a") as file:
             file.write(signature.hex() + "\n")
@@ -148,7 +152,7 @@ class DyingTransport:
         asyncio.get_running_loop().call_soon(self._die_when_sent)
 
 
-def wrap(bomb: Bomb, ca_key: Path, journal: Path) -> None:
+def wrap(bomb: Bomb, ca_key: Path, journal: Path, broken: bool) -> None:
     """Put the wrapped parts where the daemon takes its parts from."""
     open_store, load_key = daemon.open_store, daemon.load_key
     open_file, recover = cmpd.store.sqlite._open_file, cmpd.store.queries.recover
@@ -158,7 +162,7 @@ def wrap(bomb: Bomb, ca_key: Path, journal: Path) -> None:
 
     def load_dying(path: Path, passphrase: bytes, certificate: bytes, *, offload: Offload | None = None) -> Any:
         key = load_key(path, passphrase, certificate, offload=offload)
-        return DyingKey(key, bomb, journal) if path == ca_key else key
+        return DyingKey(key, bomb, journal, broken) if path == ca_key else key
 
     def open_dying_file(*arguments: Any, **options: Any) -> sqlite3.Connection:
         database = open_file(*arguments, **options)
@@ -198,7 +202,8 @@ def serve(order: dict[str, Any]) -> NoReturn:
             os.dup2(log.fileno(), 2)
         config = load(Path(order["config"]))
         if order["point"] is not None:
-            wrap(Bomb(order["point"], order["occurrence"]), config.ca.key, Path(order["journal"]))
+            bomb = Bomb(order["point"], order["occurrence"])
+            wrap(bomb, config.ca.key, Path(order["journal"]), order["broken"])
         code = daemon.run(config)
     finally:
         sys.stderr.flush()

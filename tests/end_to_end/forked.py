@@ -91,12 +91,16 @@ class Site:
         """Every signature of a CA key that may die, in hex."""
         return self.directory / "journal"
 
-    def start(self, point: str | None = None, occurrence: int = 1) -> Server:
-        """A server that dies when `point` is reached for the n-th time; without one, a server as it is."""
+    def start(self, point: str | None = None, occurrence: int = 1, broken: bool = False) -> Server:
+        """A server that dies when `point` is reached for the n-th time; without one, a server as it is.
+
+        `broken`: the CA key of the one that dies signs nothing.
+        """
         log = self.directory / f"log.{len(self.servers)}"
-        order = {"config": str(self.config), "log": str(log), "journal": str(self.journal)}
+        order = {"point": point, "occurrence": occurrence, "broken": broken}
+        files = {"config": str(self.config), "log": str(log), "journal": str(self.journal)}
         assert self.program.stdin is not None
-        self.program.stdin.write(json.dumps(order | {"point": point, "occurrence": occurrence}) + "\n")
+        self.program.stdin.write(json.dumps(order | files) + "\n")
         self.program.stdin.flush()
         server = Server(self.program, log, _read(self.program)["pid"])
         self.servers.append(server)
@@ -115,9 +119,9 @@ class Site:
         assert "Traceback" not in server.log_text()
 
     @contextmanager
-    def dying(self, point: str, occurrence: int = 1) -> Iterator[Server]:
+    def dying(self, point: str, occurrence: int = 1, broken: bool = False) -> Iterator[Server]:
         """A server that must have killed itself at the end of the block."""
-        server = self.start(point, occurrence)
+        server = self.start(point, occurrence, broken)
         try:
             _wait_until_ready(server)
             yield server

@@ -26,6 +26,7 @@ from cmpd.client.keys import PrivateKey, public_key_info
 from cmpd.client.messages import Request, Template, cert_request, certification_request, p10_request
 from cmpd.client.responses import Trust, verify
 from cmpd.config import load
+from cmpd.message import decode
 from cmpd.records import Entity, EntityKind
 from cmpd.store import open_store
 from cmpd.store.sealing import Sealer
@@ -51,7 +52,9 @@ from tests.end_to_end.forked import Server, Site, made
 
 @dataclass(frozen=True)
 class Enrolling:
-    """One way to ask. `by`: "secret" and "certificate" are good for one use, "holder" has a certificate of this CA."""
+    """One way to ask for `count` certificates. `by`: "holder" has a certificate of this CA, the others are registered
+    for that many uses.
+    """
 
     body: str
     by: str
@@ -77,6 +80,8 @@ STEPS = [
 CONFIRMING = [  # the second unit with an answer, and the second answer, are those of certConf
     (outcome, point) for outcome in ("accepted", "rejected") for point in ("before finish", "inside finish", *RECORDED)
 ]
+
+REFUSING = ("before finish", "inside finish", *RECORDED)
 
 CROWD = [
     ("inside claim", 1),
@@ -122,23 +127,25 @@ async def register(site: Site) -> dict[str, Credential]:
     now = int(ENV.now())
     maker = chains.issue(None, "maker", not_before=now - 60, not_after=now + 86400)
 
-    async def secret(reference: str, uses: int | None = 1) -> None:
+    async def secret(reference: str, uses: int = 1) -> None:
         octets = ENV.random(16)
         sealed = sealer.seal(octets, reference)
         await store.add_entity(Entity(0, reference, EntityKind.SECRET, uses_left=uses, sealed_secret=sealed))
         credentials[reference] = SharedSecret(reference, octets, iterations=500)
 
-    async def certificate(reference: str) -> None:
+    async def certificate(reference: str, uses: int) -> None:
         node = chains.leaf(maker, reference, not_before=now - 60, not_after=now + 86400)
-        await store.add_entity(Entity(0, reference, EntityKind.CERTIFICATE, uses_left=1, certificate=node.der))
+        await store.add_entity(Entity(0, reference, EntityKind.CERTIFICATE, uses_left=uses, certificate=node.der))
         credentials[reference] = KeyAndCertificate(node.key, Certificate.load(node.der))
 
     for name, point, occurrence in [*STEPS, ("ir by secret", RECOVERY, 1)]:
         way = {"secret": secret, "certificate": certificate}.get(ENROLLING[name].by)
         if way is not None:
-            await way(reference_of(name, point, occurrence))
+            await way(reference_of(name, point, occurrence), ENROLLING[name].count)
     for outcome, point in CONFIRMING:
         await secret(reference_of(outcome, point))
+    for point in REFUSING:
+        await secret(reference_of("refused", point))
     for point, occurrence in CROWD:
         await secret(reference_of("crowd", point, occurrence), IN_CROWD)
     await secret("holder")
@@ -155,7 +162,7 @@ def reference_of(*parts: object) -> str:
 
 def send_until_the_end(server: Server, *requests: bytes) -> bytes:
     """Send requests and read until the server is gone: every octet that has left it."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
         sock.sendall(b"".join(map(tcpmsg.pki_req, requests)))
         return until_the_end(sock)
 
@@ -211,7 +218,8 @@ def check_records(site: Site) -> None:
     valid: list[bytes] = []
     for serial, state, octets, tbs, key_id, transaction, answers in rows:
         if state == "abandoned":
-            assert (octets, tbs, transaction) == (None, None, None)
+            assert octets is None
+            assert transaction in (None, "ended")  # ended: it was refused, and the refusal is kept
             continue
         assert (state, transaction) in {("issued", "confirming"), ("confirmed", "ended"), ("revoked", "ended")}
         assert tbs is None
@@ -259,8 +267,7 @@ def test_a_certificate_request_survives_the_end_of_the_process_at_every_step(
     assert all((octets is None) is (state == "intended") for state, octets in left)
     answers = answers_in(received)
     assert len(answers) == (point == "after answer")
-    given = 0 if point in UNTOUCHED else 1
-    assert way.by == "holder" or uses_left(site, reference) == 1 - given
+    assert way.by == "holder" or uses_left(site, reference) == (way.count if point in UNTOUCHED else 0)
 
     with site.serving() as server:
         # started again: what was intended is abandoned and its use given back
@@ -269,7 +276,7 @@ def test_a_certificate_request_survives_the_end_of_the_process_at_every_step(
         assert [state for state, _ in rows_of(site, keys)] == wanted
         ended = [] if point not in RECORDED else ["ended" if way.implicit else "confirming"]
         assert transaction_state(site, request) == ended
-        assert way.by == "holder" or uses_left(site, reference) == (0 if point in RECORDED else 1)
+        assert way.by == "holder" or uses_left(site, reference) == (0 if point in RECORDED else way.count)
 
         # the client repeats its request: one certificate for each key, and the same octets from then on
         answer = ask(server.port, request.der, request.der, *[request.der] * len(answers))
@@ -313,8 +320,42 @@ def test_a_certconf_survives_the_end_of_the_process_at_every_step(
         assert answers_in(received) in ([], [repeated])
         assert verify(repeated, confirm, credential, trust, ENV).envelope.body_name == "pkiconf"
         assert rows_of(site, keys) == [(decided, octets)]
-        assert uses_left(site, reference) == (0 if outcome == "accepted" else 1)
+        assert uses_left(site, reference) == 0  # of a rejected certificate too: it was issued
         assert ask(server.port, request.der) == answer
+        check_records(site)
+
+
+@pytest.mark.parametrize("point", REFUSING)
+def test_a_claim_that_is_taken_back_survives_the_end_of_the_process_at_every_step(
+    site: Site, credentials: dict[str, Credential], trust: Trust, point: str
+) -> None:
+    """The CA key does not sign: what was claimed is given up, and the refusal is an answer like others."""
+    reference = reference_of("refused", point)
+    credential = credentials[reference]
+    request, keys = request_for(ENROLLING["ir by secret"], credential)
+    with site.dying(point, broken=True) as server:
+        received = send_until_the_end(server, request.der)
+    refused = point in RECORDED
+    assert bool(received) is (point in ("within answer", "after answer"))
+    assert rows_of(site, keys) == [("abandoned" if refused else "intended", None)]
+    assert uses_left(site, reference) == int(refused)
+    with site.serving() as server:
+        check_records(site)
+        assert rows_of(site, keys) == [("abandoned", None)]
+        assert uses_left(site, reference) == 1
+        answer = ask(server.port, request.der, request.der)
+        assert answers_in(received) in ([], [answer])
+        states = [state for state, _ in rows_of(site, keys)]
+        assert (decode(answer).body_name, states) in {
+            True: [("error", ["abandoned"]), ("ip", ["abandoned"])],
+            False: [("ip", ["abandoned", "issued"])],
+        }[refused]
+        assert uses_left(site, reference) == int(refused)
+        if refused:  # in a new transaction it is granted
+            request, keys = request_for(ENROLLING["ir by certificate"], credential)
+            answer = ask(server.port, request.der)
+            assert uses_left(site, reference) == 0
+        assert len(certificates_in(answer, request, credential, trust)) == 1
         check_records(site)
 
 

@@ -53,7 +53,9 @@ def first_messages(credentials: list[Credential], env: Any) -> tuple[list[Reques
         requests.append(cert_request("kur", [two], credential, env))
         p10 = certification_request(one)
         requests.append(p10_request(p10, credential, env))
-        requests.append(protect("genm", der.seq(der.seq(der.encode_oid("1.3.6.1.5.5.7.4.2"))), credential.protector(env), env))
+        requests.append(
+            protect("genm", der.seq(der.seq(der.encode_oid("1.3.6.1.5.5.7.4.2"))), credential.protector(env), env)
+        )
         requests.append(protect("error", error_content("x"), credential.protector(env), env))
         requests.append(protect("rr", der.seq(der.seq(der.seq())), credential.protector(env), env))
     return requests, keys

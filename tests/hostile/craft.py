@@ -203,7 +203,13 @@ async def issued(world: World) -> int:
 
 
 async def refused(
-    world: World, octets: bytes, failure: str, *, body: str = "error", by: str = "", credential: Credential | None = None
+    world: World,
+    octets: bytes,
+    failure: str,
+    *,
+    body: str = "error",
+    by: str = "",
+    credential: Credential | None = None,
 ) -> Seen:
     """Send; it must be refused with this failInfo alone in this body, and nothing may be issued."""
     before = await issued(world)

@@ -1,6 +1,6 @@
 """Spoils messages at random, the same way for the same seed: octets, and values with or without their lengths mended.
 
-Mutations of the tree of values keep the lengths around them right, so that they get past the reader of the outer levels;
+Mutations of the tree of values keep the lengths around them right, so they get past the reader of the outer levels;
 mutations of octets do not.
 """
 
@@ -53,7 +53,9 @@ def flip_bit(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 def set_octet(rng: random.Random, data: bytes, other: bytes) -> bytes:
     changed = bytearray(data)
-    changed[rng.randrange(len(changed))] = rng.choice((0, 1, 0x7F, 0x80, 0x81, 0x84, 0xFF, 0x30, 0x31, 0xA0, 0x1F, 0x3F))
+    changed[rng.randrange(len(changed))] = rng.choice(
+        (0, 1, 0x7F, 0x80, 0x81, 0x84, 0xFF, 0x30, 0x31, 0xA0, 0x1F, 0x3F)
+    )
     return bytes(changed)
 
 
@@ -112,7 +114,16 @@ def length(rng: random.Random, data: bytes, other: bytes) -> bytes:
     start, stop, around = _pick(rng, data)
     inner = start + 2 + (data[start + 1] & 0x7F if stop - start > 1 and data[start + 1] >= 0x80 else 0)
     octets = rng.choice(
-        (b"\x80", b"\x81\x01", b"\x82\0\x05", b"\x84\xff\xff\xff\xff", b"\x84\x7f\xff\xff\xff", b"\x85\0\0\0\0\1", b"\xff", b"\0")
+        (
+            b"\x80",
+            b"\x81\x01",
+            b"\x82\0\x05",
+            b"\x84\xff\xff\xff\xff",
+            b"\x84\x7f\xff\xff\xff",
+            b"\x85\0\0\0\0\1",
+            b"\xff",
+            b"\0",
+        )
     )
     return splice(data, start, stop, around, data[start : start + 1] + octets + data[inner:stop])
 

@@ -95,7 +95,7 @@ async def test_one_bit_changed_anywhere_in_a_certconf_confirms_nothing(kind: str
     assert (await craft.answer(world, confirm.der)).body == "pkiconf"
 
 
-# --- the wrong secret, key or certificate ------------------------------------------------------------------------------
+# --- the wrong secret, key or certificate -----------------------------------------------------------------------------
 
 
 async def test_a_wrong_secret_and_an_unknown_reference_are_told_the_same() -> None:
@@ -283,9 +283,7 @@ async def test_a_protection_of_any_length_is_no_protection(kind: str, protection
 async def test_sha1_in_a_mac_is_refused_where_the_policy_says_so(algorithm: bytes) -> None:
     world = World(policy=ProtectionPolicy(allow_sha1_mac=False))
     draft, protector = craft.request(world, await craft.client(world, "mac"))
-    seen = await craft.refused(
-        world, draft.set("protectionAlg", algorithm).seal(protector), "badAlg", by="signature"
-    )
+    seen = await craft.refused(world, draft.set("protectionAlg", algorithm).seal(protector), "badAlg", by="signature")
     assert "SHA-1" in seen.status()[1]
 
 
@@ -371,7 +369,7 @@ async def test_a_replay_without_messagetime_after_the_retention_is_a_new_request
     assert await craft.issued(world) == 1
 
 
-# --- somebody else's transaction ---------------------------------------------------------------------------------------
+# --- somebody else's transaction --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("same", [False, True], ids=["another entity", "the same entity"])
@@ -414,19 +412,19 @@ async def test_interleaved_transactions_do_not_mix() -> None:
     world = World()
     credentials = [await world.add_secret(f"d{i}", bytes((i + 1,))) for i in range(4)]
     flows = [await world.ir(credential, f"/CN=device {i}", implicit=False) for i, credential in enumerate(credentials)]
-    for i, (asked, granted, _) in enumerate(flows):  # each with the certificate and nonce of the next one
-        _, foreign, _ = flows[(i + 1) % 4]
-        status = der.seq(cert_status(foreign.certificate(), 0))
-        wrong = world.follow(asked, granted, "certConf", status)
-        await craft.refused(world, wrong.der, "badCertId", by="mac", credential=credentials[i])
-        nonce = foreign.envelope.header.sender_nonce
+    for i, (asked, granted, _) in enumerate(flows):  # each with the nonce of the next one
+        nonce = flows[(i + 1) % 4][1].envelope.header.sender_nonce
         right = der.seq(cert_status(granted.certificate(), 0))
         wrong = world.follow(asked, granted, "certConf", right, recip_nonce=nonce)
         await craft.refused(world, wrong.der, "badRecipientNonce", by="mac", credential=credentials[i])
+    asked, granted, _ = flows.pop()  # with the certificate of another
+    foreign = der.seq(cert_status(flows[0][1].certificate(), 0))
+    wrong = world.follow(asked, granted, "certConf", foreign)
+    await craft.refused(world, wrong.der, "badCertId", by="mac", credential=credentials[3])
     for asked, granted, _ in reversed(flows):
         status = der.seq(cert_status(granted.certificate(), 0))
         assert (await craft.answer(world, world.follow(asked, granted, "certConf", status).der)).body == "pkiconf"
-    assert len(await world.store.list_certificates(state=CertificateState.CONFIRMED)) == 4
+    assert len(await world.store.list_certificates(state=CertificateState.CONFIRMED)) == 3
 
 
 async def test_an_answer_sent_back_as_a_request_is_refused() -> None:

@@ -7,12 +7,12 @@ are wide, for busy machines: what they must tell apart is "at once" from "after 
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from cmpd.asn1 import der
@@ -43,6 +43,13 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 
 
 @pytest.fixture(scope="module")
+def other_installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    made = Installation.make(tmp_path_factory.mktemp("costly"))
+    made.add_secret("device", "secret", "--uses", "unlimited")
+    return made
+
+
+@pytest.fixture(scope="module")
 def server(installation: Installation) -> Iterator[Server]:
     """One for all tests of this file: what one of them leaves behind, the next ones see."""
     with installation.serving() as running:
@@ -64,7 +71,7 @@ def honest(server: Server, iterations: int = 500) -> float:
     begin = time.monotonic()
     ((kind, value),) = frames(talk(server, request))
     assert kind == 5
-    assert decode(value).body_name == "ip"
+    assert decode(value).body_name == "ip", value
     assert public_key_of(request) in value
     return time.monotonic() - begin
 
@@ -106,10 +113,8 @@ def test_half_frames_and_silence_are_cut_and_disturb_nobody(server: Server) -> N
         for i, sock in enumerate(socks):
             if i:  # a frame had begun: partial_frame_timeout is 3 seconds
                 sock.settimeout(20)
-                try:
+                with suppress(ConnectionResetError):
                     assert sock.recv(1) == b""
-                except ConnectionResetError:
-                    pass
     wait_for(lambda: descriptors(server) <= before + 2)
 
 
@@ -122,7 +127,7 @@ def wait_for(condition) -> None:  # type: ignore[no-untyped-def]
 
 def test_a_peer_that_never_reads_is_dropped_and_its_answers_do_not_pile_up(server: Server) -> None:
     before = resident(server)
-    echoed = der.tlv(0x81, b"a" * 60_000)  # an answer goes to the sender of its request, so it is as large
+    echoed = der.tlv(0x81, b"a" * 8000)  # an answer goes to the sender of its request, so it is as large
     octets = tcpmsg.pki_req(craft.assemble(draft()[0].put("sender", echoed).part, bytes(32)))
     with ExitStack() as stack:
         socks = []
@@ -132,22 +137,23 @@ def test_a_peer_that_never_reads_is_dropped_and_its_answers_do_not_pile_up(serve
             sock.connect((server.host, server.port))
             sock.setblocking(False)
             socks.append(sock)
-        wait_for(lambda: all([stuffed(sock, octets) for sock in socks]))
+        unsent = dict.fromkeys(socks, b"")
+        wait_for(lambda: [stuff(sock, octets, unsent) for sock in socks] == [True] * 4)  # all of them, each time
         assert honest(server) < PROMPT
         assert resident(server) - before < 30_000
     server.wait_for_log("octets unread")
 
 
-def stuffed(sock: socket.socket, octets: bytes) -> bool:
+def stuff(sock: socket.socket, octets: bytes, unsent: dict[socket.socket, bytes]) -> bool:
     """Send as much as goes; whether the server has cut the connection."""
     try:
-        while sock.send(octets):
-            pass
+        while True:
+            rest = unsent[sock] or octets
+            unsent[sock] = rest[sock.send(rest) :]
     except BlockingIOError:
         return False
     except OSError:
         return True
-    return False
 
 
 def test_many_connections_that_come_and_go_leave_nothing(server: Server) -> None:
@@ -162,7 +168,7 @@ def test_many_connections_that_come_and_go_leave_nothing(server: Server) -> None
     wait_for(lambda: descriptors(server) <= before + 1)
 
 
-# --- large and odd messages --------------------------------------------------------------------------------------------
+# --- large and odd messages -------------------------------------------------------------------------------------------
 
 
 def nested(levels: int, value: bytes = b"") -> bytes:
@@ -207,6 +213,22 @@ def test_a_message_over_the_limit_is_refused_before_it_is_read(server: Server) -
         ((kind, value),) = frames(said)
         assert (kind, value[:2]) == (6, b"\x02\0")
     assert resident(server) - before < 5_000
+
+
+def test_what_is_remembered_of_junk_is_bounded(server: Server) -> None:
+    """Caches in front of the verification are filled by anybody: they must not add up to much."""
+    made, _ = draft()
+    before = resident(server)
+    for batch in range(50):
+        burst = []
+        for i in range(100):
+            unique = (batch * 100 + i).to_bytes(2, "big").hex().encode()
+            changed = made.put("sender", der.tlv(0x81, unique * 2000)).put("recipient", der.tlv(0x86, unique * 2000))
+            junk = der.seq(der.encode_octets(unique * 1900))
+            octets = craft.assemble(changed.drop("senderKID").part, bytes(32), [junk])
+            burst.append(tcpmsg.pki_req(octets))
+        assert len(frames(talk(server, b"".join(burst)))) == 100
+    assert resident(server) - before < 25_000
 
 
 async def cost(world: World, octets: bytes) -> tuple[float, craft.Seen]:
@@ -274,11 +296,9 @@ def odd_rsa_key(bits: int, exponent_bits: int) -> rsa.RSAPrivateKey:
     return rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public).private_key()
 
 
-@pytest.mark.parametrize("exponent_bits", [65, 300, 2000])
+@pytest.mark.parametrize("exponent_bits", [300, 2000])
 async def test_an_rsa_key_with_a_huge_exponent_is_refused(exponent_bits: int) -> None:
     """Each use of it costs as much as a private key's; what this CA would not verify with, it must not certify."""
-    from cryptography.hazmat.primitives import hashes
-
     world = World()
     made, protector = craft.request(world, await craft.client(world, "mac"))
     key = odd_rsa_key(2048, exponent_bits)
@@ -292,15 +312,15 @@ async def test_an_rsa_key_with_a_huge_exponent_is_refused(exponent_bits: int) ->
     assert await craft.issued(world) == 0
 
 
-# --- costly protection -------------------------------------------------------------------------------------------------
+# --- costly protection ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "copies"), [(pbm(count=100_000), 100), (pbmac1(count=1_000_000), 40)], ids=["PBM", "PBKDF2"]
+    ("algorithm", "copies"), [(pbm(count=100_000), 384), (pbmac1(count=1_000_000), 48)], ids=["PBM", "PBKDF2"]
 )
 @pytest.mark.parametrize("iterations", [500, 10_000], ids=["cheap client", "usual client"])
 def test_derivations_at_the_limit_do_not_keep_others_waiting(
-    installation: Installation, algorithm: bytes, copies: int, iterations: int
+    other_installation: Installation, algorithm: bytes, copies: int, iterations: int
 ) -> None:
     """Nobody has shown a secret, and yet a key has to be derived: that must not be all that the server does."""
     made, _ = draft()
@@ -308,13 +328,15 @@ def test_derivations_at_the_limit_do_not_keep_others_waiting(
     for i in range(copies):
         changed = made.set("protectionAlg", algorithm).set("transactionID", der.encode_octets(i.to_bytes(16, "big")))
         messages.append(tcpmsg.pki_req(craft.assemble(changed.part, bytes(32))))
-    with installation.serving() as server, ExitStack() as stack:
-        for i in range(4):
+    with other_installation.serving() as server, ExitStack() as stack:
+        for i in range(12):  # of which each may have 32 in flight
             sock = stack.enter_context(connect(server))
-            sock.sendall(b"".join(messages[i::4]))
+            sock.sendall(b"".join(messages[i::12]))
         time.sleep(0.2)
-        waited = honest(server, iterations)
-        server.kill()  # or it would work off what is queued
+        try:
+            waited = honest(server, iterations)
+        finally:
+            server.kill()  # or it would work off what is queued
     assert waited < PROMPT
 
 

@@ -54,6 +54,8 @@ async def test_an_entity_comes_back_with_every_field(store: Store) -> None:
         disabled=True,
         sealed_secret=b"\x01sealed",
         certificate=b"0\x82",
+        sealed_reg_token=b"\x01token",
+        sealed_authenticator=b"\x01authenticator",
     )
     added = await store.add_entity(full)
     assert added == replace(full, id=added.id)
@@ -408,7 +410,7 @@ async def test_unconfirmed_gives_the_overdue_transactions_longest_first(store: S
     assert [found.id for found in await store.unconfirmed(NOW + 40, 2)] == [octets(2), octets(3)]
 
 
-async def test_purge_deletes_ended_transactions_with_responses_and_never_certificates(store: Store) -> None:
+async def test_purge_forgets_the_answers_of_ended_transactions_and_never_certificates(store: Store) -> None:
     owner = await store.add_entity(entity())
     for number in (1, 2, 3, 4):
         await store.write(opening(number, owner))
@@ -419,8 +421,8 @@ async def test_purge_deletes_ended_transactions_with_responses_and_never_certifi
     assert await store.purge(NOW + 2, 1) == 1
     assert await store.purge(NOW + 2, 10) == 1
     assert await store.purge(NOW + 2, 10) == 0
-    assert [await store.find_transaction(octets(n)) is None for n in (1, 2, 3, 4)] == [True, True, False, False]
-    assert await store.find_response(octets(1), octets(1, 32)) == (False, None)
+    for number in (1, 2):
+        assert await store.find_response(octets(number), octets(number, 32)) == (False, None)
     assert await store.find_response(octets(3), octets(3, 32)) == (True, b"response 3")
     assert len(await store.list_certificates()) == 4
 
@@ -433,14 +435,71 @@ async def test_purge_goes_beyond_one_bounded_delete(store: Store) -> None:
     assert await store.purge(NOW + 1, 1000) == 20
 
 
-async def test_a_transaction_id_that_comes_again_does_not_inherit_certificates(store: Store) -> None:
+@pytest.mark.parametrize("state", [CONFIRMED, CertificateState.ABANDONED])
+async def test_the_id_of_a_purged_transaction_with_certificates_is_never_free_again(
+    store: Store, state: CertificateState
+) -> None:
     owner = await store.add_entity(entity())
-    await store.write(opening(1, owner))
-    await store.write(answer(1))
+    await store.write([OpenTransaction(transaction(1, owner, sender_certificate=b"its chain")), *opening(1, owner)[1:]])
+    if state is CONFIRMED:
+        await store.write(answer(1))
+    else:
+        given_up = MoveCertificate(octets(1, 14), CertificateState.INTENDED, state, NOW)
+        await store.write([given_up, MoveTransaction(octets(1), PROCESSING, ENDED, b"n", ended_at=NOW)])
+    before = await store.find_transaction(octets(1))
+    assert before is not None
     assert await store.purge(NOW + 2, 10) == 1
+    assert await store.find_transaction(octets(1)) == replace(before, sender_certificate=None)
+    assert [record.serial for record in before.certificates] == [octets(1, 14)] * (state is CONFIRMED)
+    assert await store.find_response(octets(1), octets(1, 32)) == (False, None)
+    for again in (OpenTransaction(transaction(1, owner)), OpenTransaction(transaction(1, owner, credential="x"))):
+        with pytest.raises(StoreConflict, match="transaction exists"):
+            await store.write([again])
+    assert await store.recover(NOW + 3) == 0
+    assert await store.purge(NOW + 10_000, 10) == 0  # it does not come back to it
+    assert await store.find_transaction(octets(1)) is not None
+
+
+async def test_a_purged_transaction_without_certificates_leaves_nothing(store: Store) -> None:
+    owner = await store.add_entity(entity())
+    refused = transaction(1, owner, state=ENDED, ended_at=NOW)
+    await store.write([OpenTransaction(refused), AddResponse(octets(1), octets(1, 32), b"rejection")])
+    assert await store.purge(NOW + 1, 10) == 1
+    assert await store.find_transaction(octets(1)) is None
     await store.write([OpenTransaction(transaction(1, owner))])
     assert await store.find_transaction(octets(1)) == transaction(1, owner)
     assert await store.find_response(octets(1), octets(1, 32)) == (False, None)
+
+
+async def test_purge_takes_the_longest_ended_first_and_no_more_than_it_may(store: Store) -> None:
+    owner = await store.add_entity(entity())
+    with_certificates = (2, 3, 5)
+    for number in range(1, 7):
+        ended_at = NOW + 10 - number if number < 5 else NOW + 7  # 4 before 3, 5 and 6 before 2 before 1
+        if number in with_certificates:
+            await store.write(opening(number, owner))
+            moved = MoveTransaction(octets(number), PROCESSING, ENDED, b"n", ended_at=ended_at)
+            await store.write([AddCertificate(octets(number, 14), b"der", CONFIRMED, NOW), moved])
+        else:
+            await store.write([OpenTransaction(transaction(number, owner, state=ENDED, ended_at=ended_at))])
+        await store.write([AddResponse(octets(number), octets(number, 32), b"answer")])
+    left = []
+    for _ in range(3):
+        assert await store.purge(NOW + 100, 2) == 2
+        left.append([n for n in range(1, 7) if (await store.find_response(octets(n), octets(n, 32)))[0]])
+    assert left == [[1, 2, 5, 6], [1, 2], []]
+    assert await store.purge(NOW + 100, 2) == 0
+    assert tuple([n for n in range(1, 7) if await store.find_transaction(octets(n))]) == with_certificates
+
+
+async def test_a_transaction_id_that_comes_again_does_not_inherit_certificates(store: Store) -> None:
+    owner = await store.add_entity(entity())
+    await store.write(opening(1, owner))
+    assert await store.recover(NOW) == 1
+    await store.write([OpenTransaction(transaction(1, owner))])
+    assert await store.find_transaction(octets(1)) == transaction(1, owner)
+    assert await store.purge(NOW + 2, 10) == 0
+    assert await store.find_certificate(octets(1, 14)) is not None
 
 
 async def test_recover_clears_away_what_has_no_answer_and_nothing_else(store: Store) -> None:
