@@ -7,7 +7,8 @@ hold a certificate by it: for them credentials.py puts nothing into Entity.contr
 the registered credential must have it as an ir must, or sending a cr would be the way around it; so a p10cr, which has
 no controls, is refused.
 
-RFC 9810 has nothing to add: its sections 5.2.8 and 5.3.19.16 are about other controls.
+RFC 9810 names neither: what it says of controls is about other ones (altCertTemplate, and algId and rsaKeyLen of
+section 5.3.19.16).
 """
 
 import hmac

@@ -51,7 +51,9 @@ _TICK: Final = 1.0
 _PURGE_EVERY: Final = 60
 _PURGE_LIMIT: Final = 10_000
 _MAX_SIGNATURES: Final = 4096
-_MAX_DERIVATIONS: Final = 64
+_MAX_SHORT_DERIVATIONS: Final = 256
+_MAX_LONG_DERIVATIONS: Final = 8
+_SHORT_DERIVATION: Final = 20_000  # iterations: some 12 ms
 
 
 class Offloader:
@@ -80,6 +82,24 @@ class Offloader:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+class Derivations:
+    """Derives MAC keys off the loop, on two lanes: what takes long does not stand in front of what does not."""
+
+    def __init__(self) -> None:
+        self._short = Offloader("derive", threads=1, waiting=_MAX_SHORT_DERIVATIONS)
+        self._long = Offloader("derive-long", threads=1, waiting=_MAX_LONG_DERIVATIONS)
+
+    async def __call__(self, work: Callable[[], bytes], iterations: int) -> bytes:
+        """The key that `work` derives in so many iterations."""
+        lane = self._short if iterations <= _SHORT_DERIVATION else self._long
+        return await lane(work)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._short.close()
+        self._long.close()
+
+
 @dataclass(slots=True)
 class Daemon:
     """The objects of a running server. `servers` and their configuration go pairwise."""
@@ -88,7 +108,7 @@ class Daemon:
     service: Service
     responder: Responder
     servers: list[tuple[TcpServer, TcpConfig]]
-    offloaders: tuple[Offloader, ...]
+    offloaders: tuple[Offloader | Derivations, ...]
 
     async def start(self, passed: dict[str, list[socket.socket]]) -> None:
         """Open every door. `passed`: sockets from the service manager by name."""
@@ -160,7 +180,7 @@ def _cannot_listen(listen: str, error: OSError) -> str:
 async def assemble(config: Config, env: Env) -> Daemon:
     """Every object of a server that does not listen yet. Raises ConfigError or StoreError."""
     signing = Offloader("sign", threads=2, waiting=_MAX_SIGNATURES)
-    deriving = Offloader("derive", threads=1, waiting=_MAX_DERIVATIONS)
+    deriving = Derivations()
     passphrase = config.ca.passphrase()
     (certificate, *_) = read_certificates(config.ca.certificate)
     chain = read_certificates(config.ca.chain) if config.ca.chain is not None else ()
@@ -206,7 +226,7 @@ def make_signer(key: SigningKey, certificate: bytes, ca: CertificateAuthority) -
     )
 
 
-def _settings(config: Config, offload: Offloader) -> Settings:
+def _settings(config: Config, offload: Derivations) -> Settings:
     rules = config.protection
     return Settings(
         protection=ProtectionPolicy(

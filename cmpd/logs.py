@@ -19,8 +19,9 @@ def set_up(config: LogConfig) -> None:
     """Log to standard error, as configured."""
     handler = TurnHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if config.json_lines else TextFormatter())
-    # Nobody reads where in the code a line comes from, nor its thread and process; finding that out is half of its cost.
-    logging._srcfile = None  # type: ignore[attr-defined]  # as the logging HOWTO has it under "Optimization"
+    # Nobody reads where in the code a line comes from, nor its thread and process; finding that out is half of its
+    # cost. The switches are those of the logging HOWTO, section Optimization.
+    logging._srcfile = None
     logging.logThreads = logging.logMultiprocessing = logging.logProcesses = False
     root = logging.getLogger()
     root.handlers[:] = [handler]

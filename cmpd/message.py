@@ -41,10 +41,9 @@ MAX_IDENTIFIER: Final = 512
 _MAX_GENERAL_NAME = 8192
 _MAX_GENERAL_INFO = 64
 _MAX_EXTRA_CERTS = 32
-_MAX_BODY_VALUES = 20_000  # some 20 ms; a CertReqMsg has about 60
 _CACHED_VALUE = 256  # octets of a header field; longer ones are read anew each time: bounds the memory of the caches
-_CACHED_EXTRA_CERTS = 8192  # longer extraCerts are split anew each time: bounds the memory of the cache
-_GENERAL_NAME_TAGS = frozenset({0xA0, 0x81, 0x82, 0xA3, 0xA4, 0xA5, 0x86, 0x87, 0x88})
+_CACHED_EXTRA_CERTS = 4096  # longer extraCerts are split anew each time: bounds the memory of the cache
+_GENERAL_NAME_TAGS = frozenset({0xA0, 0x81, 0x82, 0xA4, 0x86, 0x87, 0x88})  # no x400Address, no ediPartyName
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,7 @@ def _decode(data: bytes, fields: dict[str, Any]) -> Envelope:
     tag, body_start, body_stop = der.header(data, header_stop, stop)
     if not 0xA0 <= tag <= 0xA0 + 26:
         raise DerError(f"body: want a tag from A0 to BA, have {tag:02X}")
-    der.check(data, body_start, body_stop, limit=_MAX_BODY_VALUES)
+    der.check(data, body_start, body_stop)
     if der.header(data, body_start, body_stop)[2] != body_stop:
         raise DerError("body: more than one value")
     protection, extra_certs = _read_tail(data, body_stop, stop)
@@ -215,7 +214,8 @@ def _read_header(data: bytes, pos: int, end: int, fields: dict[str, Any]) -> Non
             raise DerError(f"{name}: want a GeneralName, have tag {tag:02X}")
         if stop - pos > _MAX_GENERAL_NAME:
             raise DerError(f"{name}: want at most {_MAX_GENERAL_NAME} octets, have {stop - pos}")
-        fields[name] = _check_general_name(data[pos:stop], name)
+        check = _check_general_name if stop - pos <= _CACHED_VALUE else _check_general_name.__wrapped__
+        fields[name] = check(data[pos:stop], name)
         pos = stop
     before = 0
     while pos < end:
@@ -238,6 +238,11 @@ def _check_general_name(octets: bytes, noun: str) -> bytes:
     tag, start, stop = der.header(octets, 0, len(octets))
     if tag == 0xA4:
         read_name(octets[start:stop])
+    elif tag == 0xA0:
+        after = der.expect(octets, start, stop, der.OID, noun)[1]
+        inner, end = der.expect(octets, after, stop, 0xA0, noun)
+        if end != stop or der.header(octets, inner, end)[2] != end:
+            raise DerError(f"{noun}: want an otherName of a type-id and one value")
     elif tag in (0x81, 0x82, 0x86):
         if start == stop or not octets[start:stop].isascii():
             raise DerError(f"{noun}: want an IA5String of at least one character")
@@ -246,8 +251,6 @@ def _check_general_name(octets: bytes, noun: str) -> bytes:
             raise DerError(f"{noun}: want an iPAddress of 4 or 16 octets")
     elif tag == 0x88:
         der.check_oid(octets, start, stop, noun)
-    elif start == stop:
-        raise DerError(f"{noun}: empty")
     return octets
 
 

@@ -188,13 +188,11 @@ def _read_template(data: bytes, pos: int, end: int) -> Template:
 
 
 def _read_validity(data: bytes, pos: int, end: int) -> dict[str, int]:
-    found = {}
-    for tag, _, start, stop in der.children(data, pos, end, 2):
-        name = {0xA0: "not_before", 0xA1: "not_after"}.get(tag)
-        if name is None or name in found:
-            raise DerError("validity: want notBefore [0] and notAfter [1]")
-        found[name] = read_time(data, start, stop, "validity")
-    return found
+    values = der.children(data, pos, end, 2)
+    if [tag for tag, *_ in values] not in ([0xA0], [0xA1], [0xA0, 0xA1]):
+        raise DerError("validity: want notBefore [0] or notAfter [1] or both")
+    names = {0xA0: "not_before", 0xA1: "not_after"}
+    return {names[tag]: read_time(data, start, stop, "validity") for tag, _, start, stop in values}
 
 
 def read_time(data: bytes, pos: int, end: int, noun: str) -> int:
@@ -249,6 +247,13 @@ def _read_controls(data: bytes, pos: int, end: int) -> dict[bytes, bytes]:
         if data[oid_start:oid_stop] in found:
             raise DerError("controls: the same type twice")
         found[data[oid_start:oid_stop]] = data[oid_stop:after]
+    if not found:
+        raise DerError("controls: want at least one")
+    for oid in (ID_REG_CTRL_REG_TOKEN, ID_REG_CTRL_AUTHENTICATOR):
+        if oid in found and found[oid][0] != der.UTF8_STRING:
+            raise DerError("controls: want a UTF8String as regToken and authenticator")
+    if ID_REG_CTRL_OLD_CERT_ID in found:
+        read_cert_id(found[ID_REG_CTRL_OLD_CERT_ID])
     return found
 
 

@@ -200,7 +200,8 @@ class Responder:
             reply = await HANDLERS[body_name](context)
             answer = await self._encode(reply, verified, nonce)
             if reply.changes:
-                await store.write((*reply.changes, AddResponse(transaction_id, exchange.digest, answer)))
+                unit = (*reply.changes, AddResponse(transaction_id, exchange.digest, answer))
+                await store.write(unit, as_of=as_of if record is not None else None)  # a claim had its own as_of
         except StoreConflict as conflict:
             return await self._conflict(conflict, transaction_id, exchange.digest)
         except Exception as error:

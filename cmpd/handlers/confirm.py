@@ -9,6 +9,7 @@ import hmac
 from collections.abc import Callable, Iterable
 
 from cmpd import audit
+from cmpd.asn1 import der
 from cmpd.asn1.cmp import ErrorMsgContent
 from cmpd.asn1.strict import load_strict
 from cmpd.errors import BadAlg, BadCertId, BadDataFormat, CmpError, StoreConflict
@@ -80,6 +81,8 @@ def _read_accepted(context: Context, record: TransactionRecord) -> set[bytes]:
 async def handle_pkiconf(context: Context) -> Reply:
     """Pkiconf from a client: all certificates are accepted; there is no CMP answer to it."""
     record = _continue(context, TransactionEvent.PKICONF)
+    if context.request.envelope.body != der.NULL_TLV:
+        raise BadDataFormat("PKIConfirmContent: want NULL (RFC 9810 section 5.3.17)")
     accepted = {certificate.serial for certificate in record.certificates}
     changes, after_write = _decide(context.service, record, accepted, context.nonce, TransactionEvent.PKICONF)
     return Reply(None, changes=changes, after_write=after_write)

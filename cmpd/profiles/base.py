@@ -15,6 +15,10 @@ from cmpd.requests import Extension
 
 CURVES: Final = {"secp256r1": "p256", "secp384r1": "p384", "secp521r1": "p521"}
 
+MAX_RSA_BITS: Final = 16_384
+MAX_EXPONENT_BITS: Final = 64
+"""Bounds of what a key may cost to be used once, before anything is known of the profile."""
+
 KEY_USAGE_BITS: Final = {
     "digitalSignature": 0,
     "nonRepudiation": 1,
@@ -82,11 +86,19 @@ def load_public_key(info: bytes | None) -> PublicKeyTypes:
     if info is None or info.endswith(b"\x03\x01\x00"):
         raise BadCertTemplate("CertTemplate.publicKey: missing; central key generation is not offered")
     try:
-        return load_der_public_key(info)
+        key = load_der_public_key(info)
     except UnsupportedAlgorithm as error:
         raise BadAlg("CertTemplate.publicKey: the algorithm or curve is not supported", detail=str(error)) from None
     except ValueError as error:
         raise BadCertTemplate("CertTemplate.publicKey: not a valid public key", detail=str(error)) from None
+    if isinstance(key, rsa.RSAPublicKey) and (
+        key.key_size > MAX_RSA_BITS or key.public_numbers().e.bit_length() > MAX_EXPONENT_BITS
+    ):
+        raise BadCertTemplate(
+            f"CertTemplate.publicKey: want RSA of at most {MAX_RSA_BITS} bits and an exponent of at most "
+            f"{MAX_EXPONENT_BITS}"
+        )
+    return key
 
 
 def key_kind(key: PublicKeyTypes) -> str:

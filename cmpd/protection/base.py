@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cmpd.message import Envelope
 from cmpd.records import Entity, Requester
 
-Offload = Callable[[Callable[[], bytes]], Awaitable[bytes]]
-"""Runs a key derivation that takes long off the loop; bounds how many run at once, the others wait."""
+Offload = Callable[[Callable[[], bytes], int], Awaitable[bytes]]
+"""Runs a key derivation of so many iterations off the loop; bounds how many wait for that, SystemUnavail beyond it."""
 
 
 @dataclass(frozen=True, slots=True)

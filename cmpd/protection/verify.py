@@ -5,8 +5,9 @@ is answered with the CA's signature. When `verify` raises, the answer must be si
 not show the secret would let him guess the secret offline, at his leisure, from one answer (RFC 9810 section 5.3.21
 has errors signed too). That is why only `verify` makes a Protector with a MAC, and only after the MAC was right.
 
-Everything that the AlgorithmIdentifier says is checked before a secret or certificate is looked up. Nothing tells an
-unknown reference value from a wrong MAC: the text is the same, and a key is derived for nobody too.
+Everything that the AlgorithmIdentifier says is checked before a secret or certificate is looked up. The text does not
+tell an unknown reference value from a wrong MAC. The time does: deriving keys for nobody would let anybody who knows no
+reference value keep the server busy, which is worse than letting him learn one; it is the secret that protects.
 """
 
 import hmac
@@ -31,9 +32,6 @@ from cmpd.protection.schemes import mac_scheme, signature_scheme
 from cmpd.records import Requester
 
 _log = logging.getLogger("cmpd.protection")
-
-_NOBODY: Final = bytes(16)
-"""The secret that a key is derived from when there is none; what comes of it never counts."""
 
 _WRONG_MAC: Final = "protection: the MAC does not verify with a secret registered for senderKID or sender"
 
@@ -67,15 +65,15 @@ async def verify(
         return await _verify_signature(envelope, algorithm, protection, credentials, signer, known_sender)
     mac = scheme.parse(algorithm, policy)
     found, reference = await _find_secret(envelope.header, credentials)
-    secret = _NOBODY if found is None else found.secret
+    if found is None:
+        raise BadMessageCheck(_WRONG_MAC, detail=f"reference {_shown(reference)}: no secret is registered for it")
+    secret = found.secret
     if offload is None or mac.iterations <= policy.inline_iterations:
         key = mac.derive(secret)
     else:
-        key = await offload(lambda: mac.derive(secret))
-    good = hmac.compare_digest(mac.compute(key, envelope.protected), protection)
-    if found is None or not good:
-        fault = "no secret is registered for it" if found is None else "the MAC is wrong"
-        raise BadMessageCheck(_WRONG_MAC, detail=f"reference {_shown(reference)}: {fault}")
+        key = await offload(lambda: mac.derive(secret), mac.iterations)
+    if not hmac.compare_digest(mac.compute(key, envelope.protected), protection):
+        raise BadMessageCheck(_WRONG_MAC, detail=f"reference {_shown(reference)}: the MAC is wrong")
     if mac.uses_sha1:
         _tell_of_sha1(found.entity.reference)
     return _with_mac(envelope, found, mac, key, signer)

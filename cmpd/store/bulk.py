@@ -158,7 +158,7 @@ def _add_certificates(cursor: sqlite3.Cursor, changes: list[AddCertificate]) -> 
 def _move_certificates(cursor: sqlite3.Cursor, changes: list[MoveCertificate]) -> bool:
     head = (
         "UPDATE certificate SET state = new.column2, changed_at = new.column3, reason = new.column4,"
-        " changed_by = new.column5 FROM (VALUES"
+        " changed_by = new.column5, tbs = NULL FROM (VALUES"
     )
     tail = ") AS new WHERE certificate.serial = new.column1 AND certificate.state = new.column6"
     rows = [

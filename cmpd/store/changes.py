@@ -152,7 +152,8 @@ def add_certificate(cursor: sqlite3.Cursor, change: AddCertificate) -> None:
 def move_certificate(cursor: sqlite3.Cursor, change: MoveCertificate) -> None:
     """Change a certificate's state if it is in the expected one."""
     cursor.execute(
-        "UPDATE certificate SET state = ?, changed_at = ?, reason = ?, changed_by = ? WHERE serial = ? AND state = ?",
+        "UPDATE certificate SET state = ?, changed_at = ?, reason = ?, changed_by = ?, tbs = NULL"
+        " WHERE serial = ? AND state = ?",
         (change.state.value, change.at, change.reason, change.by, change.serial, change.expected.value),
     )
     if cursor.rowcount == 0:

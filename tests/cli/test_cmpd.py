@@ -1,9 +1,11 @@
 """The command as a whole: usage, exit codes, init, check, serve."""
 
 import re
+import sqlite3
 import subprocess
 import sys
 import types
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -87,9 +89,11 @@ def test_no_option_takes_a_secret():
             options.update(action.option_strings)
             if isinstance(action.choices, dict):
                 pending += [choice for choice in action.choices.values() if hasattr(choice, "_actions")]
-    assert {option for option in options if re.search("secret|pass|pin", option)} == {
+    assert {option for option in options if re.search("secret|pass|pin|token|authenticator", option)} == {
         "--secret-file",
         "--passphrase-file",
+        "--reg-token-file",
+        "--authenticator-file",
     }
 
 
@@ -244,6 +248,40 @@ def test_check_wants_a_chain_that_is_one(run: Run, ca: Path):
     edit(ca, r"^# Example: chain = .*$", 'chain = "cmp.pem"')
     assert "ca.chain: " in run("check").err
     assert "want the issuer of CN=Test CA,O=Test, have CN=Test CA CMP,O=Test" in run("check").err
+
+
+def test_check_notes_entities_whose_profiles_are_gone(run: Run, ca: Path):
+    text = (ca / "cmpd.toml").read_text()
+    (ca / "cmpd.toml").write_text(text + "[profile.tls]\n[profile.mail]\n")
+    registered = {"pump": ["tls", "default", "mail"], "lamp": ["tls"], "fan": ["default"], "old": ["tls"]}
+    for reference, profiles in registered.items():
+        options = [word for profile in profiles for word in ("--profile", profile)]
+        assert run("entity", "add", reference, *options).code == 0
+    run("entity", "disable", "old")
+    run("entity", "add", "plain")
+    assert run("check").err == ""
+    (ca / "cmpd.toml").write_text(text)
+    before = (ca / "cmpd.db").read_bytes()
+    done = run("check")
+    assert (done.code, done.out) == (0, "ok\n")
+    assert done.err.splitlines() == [
+        "note: entity lamp: registered for profiles that are not configured: tls",
+        "note: entity pump: registered for profiles that are not configured: tls, mail",
+    ]
+    assert (ca / "cmpd.db").read_bytes() == before
+    (ca / "cmpd.db").unlink()
+    done = run("check")
+    assert (done.code, done.err) == (0, "")
+    assert not (ca / "cmpd.db").exists()
+
+
+def test_check_says_when_the_database_cannot_be_used(run: Run, ca: Path):
+    with closing(sqlite3.connect(ca / "cmpd.db")) as database:
+        database.execute("CREATE TABLE theirs (x)")
+        database.commit()
+    done = run("check")
+    assert done.code == 1
+    assert done.err == f"cmpd: store.path: {ca}/cmpd.db: this is not a database of cmpd\n"
 
 
 # --- serve -----------------------------------------------------------------------------------------------------------

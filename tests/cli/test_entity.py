@@ -2,8 +2,11 @@
 
 import asyncio
 import io
+import itertools
 import json
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,10 @@ import pytest
 from cmpd.asn1 import names
 from cmpd.cli.cmpd import main
 from cmpd.config import load
+from cmpd.credentials import CredentialDirectory
 from cmpd.env import Env
-from cmpd.records import Entity, EntityKind
+from cmpd.errors import StoreError
+from cmpd.records import Entity, EntityKind, RegisteredControls
 from cmpd.signing.file import read_certificates
 from cmpd.store import open_store
 from cmpd.store.sealing import Sealer
@@ -127,6 +132,125 @@ def test_a_certificate_is_a_credential_without_limit(run: Run, ca: Path):
     assert run("entity", "disable", "fleet").code == 0
     assert run("entity", "add", "fleet2", "--cert", ca / "ca.pem", "--uses", "3").code == 0
     assert stored(ca, "fleet2").uses_left == 3
+
+
+# --- regToken and authenticator ---------------------------------------------------------------------------------------
+
+
+def opened_controls(ca: Path, reference: str) -> RegisteredControls | None:
+    """What the server finds when somebody uses the secret of this entity."""
+    config = load(ca / "cmpd.toml")
+    sealer = Sealer.load(config.store.secrets_key, config.ca.passphrase())
+
+    async def find() -> RegisteredControls | None:
+        store = await open_store(ca / "cmpd.db", serving=False)
+        try:
+            found = await CredentialDirectory(store, sealer, (), Env()).secret(reference.encode())
+        finally:
+            await store.close()
+        assert found is not None
+        return found.entity.controls
+
+    return asyncio.run(find())
+
+
+def test_a_regtoken_and_an_authenticator_are_sealed_and_never_shown(run: Run, ca: Path, tmp_path: Path):
+    token, authenticator = "tokén of the pump", "mother's maiden name"
+    (tmp_path / "token").write_text(f"{token}\n")
+    (tmp_path / "authenticator").write_text(f"{authenticator}\r\n")
+    options = ["--reg-token-file", tmp_path / "token", "--authenticator-file", tmp_path / "authenticator"]
+    shown = [run("entity", "add", "pump", *options), run("entity", "add", "fan", *options, "--json")]
+    for words in (("list",), ("list", "--json"), ("show", "pump"), ("show", "pump", "--json"), ("disable", "fan")):
+        shown.append(run("entity", *words))
+    for done in shown:
+        assert done.code == 0
+        assert token not in done.out + done.err
+        assert authenticator not in done.out + done.err
+    assert opened_controls(ca, "pump") == RegisteredControls(token.encode(), authenticator.encode())
+    assert stored(ca, "pump").uses_left == 1
+    for text in (token, authenticator):
+        for path in ca.rglob("*"):
+            assert path.is_dir() or text.encode() not in path.read_bytes()
+        assert text not in repr((stored(ca, "pump"), opened_controls(ca, "pump")))
+
+
+def test_show_says_that_they_are_registered(run: Run, ca: Path, tmp_path: Path):
+    (tmp_path / "token").write_text("token")
+    run("entity", "add", "both", "--reg-token-file", tmp_path / "token", "--authenticator-file", tmp_path / "token")
+    run("entity", "add", "one", "--authenticator-file", tmp_path / "token")
+    run("entity", "add", "none")
+    registered = {}
+    for reference in ("both", "one", "none"):
+        fields = json.loads(run("entity", "show", reference, "--json").out)
+        registered[reference] = (fields["reg_token"], fields["authenticator"])
+    assert registered == {"both": (True, True), "one": (False, True), "none": (False, False)}
+    assert "authenticator:       yes" in run("entity", "show", "one").out
+    assert opened_controls(ca, "none") is None
+    assert opened_controls(ca, "one") == RegisteredControls(authenticator=b"token")
+
+
+def test_no_sealed_value_stands_for_one_of_another_kind(run: Run, ca: Path, tmp_path: Path):
+    (tmp_path / "value").write_text("the same for all")
+    names = ("secret", "reg-token", "authenticator")
+    options = [word for name in names for word in (f"--{name}-file", tmp_path / "value")]
+    run("entity", "add", "pump", *options)
+    columns = ("sealed_secret", "sealed_reg_token", "sealed_authenticator")
+    for one, other in itertools.permutations(columns, 2):
+        with closing(sqlite3.connect(ca / "cmpd.db")) as database:
+            before = database.execute(f"SELECT {one} FROM entity").fetchone()
+            database.execute(f"UPDATE entity SET {one} = {other}")
+            database.commit()
+            with pytest.raises(StoreError, match="sealed for another key or entity"):
+                opened_controls(ca, "pump")
+            database.execute(f"UPDATE entity SET {one} = ?", before)
+            database.commit()
+    assert opened_controls(ca, "pump") == RegisteredControls(b"the same for all", b"the same for all")
+
+
+def test_a_certificate_with_a_regtoken_enrols_once(run: Run, ca: Path, tmp_path: Path):
+    (tmp_path / "token").write_text("token")
+    assert run("entity", "add", "lamp", "--cert", ca / "ca.pem", "--reg-token-file", tmp_path / "token").code == 0
+    lamp = stored(ca, "lamp")
+    assert (lamp.uses_left, lamp.sealed_secret, lamp.sealed_authenticator) == (1, None, None)
+    assert lamp.sealed_reg_token is not None
+    run("entity", "disable", "lamp")
+    run("entity", "add", "lamp2", "--cert", ca / "ca.pem", "--authenticator-file", tmp_path / "token")
+    assert stored(ca, "lamp2").uses_left is None
+
+
+def test_one_of_them_may_come_from_standard_input(run: Run, ca: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"token\n")))
+    assert run("entity", "add", "pump", "--reg-token-file", "-").code == 0
+    assert opened_controls(ca, "pump") == RegisteredControls(b"token")
+    done = run("entity", "add", "lamp", "--reg-token-file", "-", "--secret-file", "-")
+    assert done.code == 1
+    assert "only one of --secret-file, --reg-token-file and --authenticator-file" in done.err
+
+
+@pytest.mark.parametrize(
+    ("octets", "wanted"),
+    [
+        (b"", "want 1 to 1024 octets, have none"),
+        (b"x" * 1025, "want 1 to 1024 octets, have 1025"),
+        (b"a\nb\n", "want one line of printable text in UTF-8"),
+        (b"a\x00", "want one line of printable text in UTF-8"),
+        (b"\xff", "want one line of printable text in UTF-8"),
+        (None, "cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--reg-token-file", "--authenticator-file"])
+def test_values_that_no_control_can_have_are_refused(
+    run: Run, tmp_path: Path, option: str, octets: bytes | None, wanted: str
+):
+    if octets is not None:
+        (tmp_path / "token").write_bytes(octets)
+    done = run("entity", "add", "pump", option, tmp_path / "token")
+    assert done.code == 1
+    assert f"{option} {tmp_path}/token: {wanted}" in done.err
+    assert run("entity", "list", "--json").out == "[]\n"
+
+
+# --- what is refused, shown and disabled ------------------------------------------------------------------------------
 
 
 def test_what_can_be_no_credential_is_refused(run: Run, ca: Path, tmp_path: Path):

@@ -355,8 +355,8 @@ async def test_a_replay_after_the_window_of_messagetime_and_the_retention_issues
     await craft.refused(world, octets, "badTime", by="mac", credential=credential)
 
 
-async def test_a_replay_without_messagetime_after_the_retention_is_a_new_request() -> None:
-    """RFC 9483 section 3.1 leaves messageTime optional: then only the retention holds a replay off."""
+async def test_a_replay_without_messagetime_after_the_retention_is_refused() -> None:
+    """RFC 9483 section 3.1 leaves messageTime optional: then it is the transactionID that holds a replay off."""
     world = World()
     credential = await world.add_secret(uses_left=1)
     draft, protector = craft.request(world, credential)
@@ -365,7 +365,7 @@ async def test_a_replay_without_messagetime_after_the_retention_is_a_new_request
     world.clock.now += 86_500
     assert await world.store.purge(int(world.clock.now) - 86_400, 100) == 1
     seen = await craft.answer(world, octets)
-    assert seen.status()[2] == {"notAuthorized"}  # its one use is gone
+    assert seen.status()[2] == {"transactionIdInUse"}
     assert await craft.issued(world) == 1
 
 

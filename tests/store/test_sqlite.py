@@ -423,7 +423,11 @@ async def test_no_secret_is_in_the_database_in_clear(tmp_path: Path) -> None:
     secret = b"correct horse battery staple"
     sealer = Sealer.create(tmp_path / "sealing.json", b"passphrase", Env())
     async with opened(tmp_path / "cmpd.db") as store:
-        fields: Entity = entity(sealed_secret=sealer.seal(secret, "device-1"))
+        fields: Entity = entity(
+            sealed_secret=sealer.seal(secret, "device-1"),
+            sealed_reg_token=sealer.seal(secret, "device-1\0regToken"),
+            sealed_authenticator=sealer.seal(secret, "device-1\0authenticator"),
+        )
         added = await store.add_entity(fields)
         found = await store.find_entity("device-1")
         assert found == added
