@@ -375,7 +375,7 @@ def encode_protected_part(
         (6, header.recip_nonce),
     ):
         if octets is not None:
-            parts.append(der.explicit(number, der.encode_octets(octets)))
+            parts.append(der.explicit_octets(number, octets))
     if header.implicit_confirm:
         parts.append(_IMPLICIT_CONFIRM_INFO)
     elif header.confirm_wait is not None:

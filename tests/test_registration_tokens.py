@@ -207,7 +207,7 @@ async def test_a_value_that_is_no_utf8string_is_told_baddataformat(
 @pytest.mark.parametrize("value", [*UNREADABLE.values(), b"\x0c\x01a\x0c\x01a"])
 def test_the_check_does_not_rely_on_what_was_checked_before(value: bytes) -> None:
     request = CertRequest(0, requests.Template(), None, {requests.ID_REG_CTRL_REG_TOKEN: value}, b"")
-    with pytest.raises(BadDataFormat, match=r"^controls: .*regToken"):
+    with pytest.raises(BadDataFormat, match=r"^controls: "):
         controls.check_controls(request, "ir", Requester("secret:x", Entity(1, "x", EntityKind.SECRET)))
 
 

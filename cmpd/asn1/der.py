@@ -65,9 +65,14 @@ def header(data: bytes, pos: int, end: int) -> tuple[int, int, int]:
     if tag & 0x1F == 0x1F:
         raise DerError("tag numbers above 30 do not occur in CMP")
     length = data[pos + 1]
-    if length >= 0x80:
+    if length < 0x80:
+        stop = start + length
+    elif length == 0x82 and pos + 4 <= end and data[start]:  # what certificates and messages have
+        stop = pos + 4 + (data[start] << 8 | data[pos + 3])
+        start = pos + 4
+    else:
         start, length = _long_length(data, start, end, length & 0x7F)
-    stop = start + length
+        stop = start + length
     if stop > end:
         raise DerError("value is longer than what contains it")
     return tag, start, stop
@@ -92,6 +97,11 @@ def expect(data: bytes, pos: int, end: int, tag: int, noun: str) -> tuple[int, i
     """Read the header of a value that must have `tag`; return (start, stop) of its contents."""
     if pos >= end:
         raise DerError(f"{noun}: missing")
+    start = pos + 2
+    if start <= end and data[pos] == tag and data[pos + 1] < 0x80:  # header() for the short form, in place
+        stop = start + data[pos + 1]
+        if stop <= end:
+            return start, stop
     found, start, stop = header(data, pos, end)
     if found != tag:
         raise DerError(f"{noun}: want tag {tag:02X}, have {found:02X}")
@@ -322,6 +332,14 @@ def encode_integer(value: int) -> bytes:
 def encode_octets(value: bytes) -> bytes:
     """An OCTET STRING."""
     return tlv(OCTET_STRING, value)
+
+
+def explicit_octets(number: int, value: bytes) -> bytes:
+    """An OCTET STRING inside an explicit context tag."""
+    size = len(value)
+    if size < 0x7E:
+        return bytes((0xA0 | number, size + 2, OCTET_STRING, size)) + value
+    return explicit(number, encode_octets(value))
 
 
 def encode_bits(octets: bytes, unused: int = 0) -> bytes:

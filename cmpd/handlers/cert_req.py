@@ -123,7 +123,9 @@ def _decide(context: Context, request: CertRequest, wanted_profile: str) -> _Dec
         held_key = outline(requester.certificate).public_key if body == "kur" and requester.certificate else None
         profile = service.profiles[name]
         grant = profile.grant(request.template, key, names.subject, names.extensions, int(now), held_key=held_key)
-        grant = service.ca.bound(replace(grant, changes=(*names.changes, *grant.changes)))
+        if names.changes:
+            grant = replace(grant, changes=(*names.changes, *grant.changes))
+        grant = service.ca.bound(grant)
     except CmpError as fault:
         return _Decision(request, fault=fault)
     return _Decision(request, grant=grant)

@@ -1,7 +1,8 @@
 """What a profile works on and what it gives: Wish in, Grant out, and the names of things in both."""
 
 from dataclasses import dataclass, field
-from typing import Final
+from functools import lru_cache
+from typing import Final, cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -91,25 +92,34 @@ def load_public_key(info: bytes | None) -> PublicKeyTypes:
         raise BadAlg("CertTemplate.publicKey: the algorithm or curve is not supported", detail=str(error)) from None
     except ValueError as error:
         raise BadCertTemplate("CertTemplate.publicKey: not a valid public key", detail=str(error)) from None
-    if isinstance(key, rsa.RSAPublicKey) and (
-        key.key_size > MAX_RSA_BITS or key.public_numbers().e.bit_length() > MAX_EXPONENT_BITS
-    ):
+    if _family(type(key)) == "rsa":
+        _bound_rsa(cast(rsa.RSAPublicKey, key))
+    return key
+
+
+def _bound_rsa(key: rsa.RSAPublicKey) -> None:
+    if key.key_size > MAX_RSA_BITS or key.public_numbers().e.bit_length() > MAX_EXPONENT_BITS:
         raise BadCertTemplate(
             f"CertTemplate.publicKey: want RSA of at most {MAX_RSA_BITS} bits and an exponent of at most "
             f"{MAX_EXPONENT_BITS}"
         )
-    return key
+
+
+@lru_cache(maxsize=64)  # by the library's own classes: asking an abstract class takes longer
+def _family(kind: type[PublicKeyTypes]) -> str:
+    families: tuple[tuple[type, str], ...] = (
+        (ec.EllipticCurvePublicKey, "ec"),
+        (rsa.RSAPublicKey, "rsa"),
+        (ed25519.Ed25519PublicKey, "ed25519"),
+        (ed448.Ed448PublicKey, "ed448"),
+    )
+    return next((name for abstract, name in families if issubclass(kind, abstract)), "")
 
 
 def key_kind(key: PublicKeyTypes) -> str:
     """The configuration's word for a key's kind, "" if it has none."""
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return CURVES.get(key.curve.name, "")
-    if isinstance(key, rsa.RSAPublicKey):
-        return "rsa"
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        return "ed25519"
-    return "ed448" if isinstance(key, ed448.Ed448PublicKey) else ""
+    family = _family(type(key))
+    return CURVES.get(cast(ec.EllipticCurvePublicKey, key).curve.name, "") if family == "ec" else family
 
 
 _EC: Final = der.encode_oid("1.2.840.10045.2.1")
@@ -137,9 +147,9 @@ def check_key(key: PublicKeyTypes, info: bytes, rules: ProfileConfig) -> str:
             f"CertTemplate.publicKey: want the AlgorithmIdentifier that RFC 3279, 5480 and 8410 have for {kind}, "
             f"have another"
         )
-    if isinstance(key, rsa.RSAPublicKey):
-        _check_rsa(key, rules)
-    elif isinstance(key, ec.EllipticCurvePublicKey):
+    if kind == "rsa":
+        _check_rsa(cast(rsa.RSAPublicKey, key), rules)
+    elif kind in CURVES.values():
         point = der.header(info, algorithm + len(_IDENTIFIERS[kind]), len(info))[1] + 1
         if info[point] not in (2, 3, 4):
             raise BadCertTemplate("CertTemplate.publicKey: want a point that is not hybrid (RFC 5480 section 2.2)")

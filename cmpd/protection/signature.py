@@ -6,7 +6,7 @@ v1.5, complete for RSASSA-PSS. SHA-1 and older hashes never count in a signature
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -83,17 +83,18 @@ class EcdsaSignature:
 
     def check(self, key: PublicKeyTypes) -> None:
         """BadAlg unless the key is on P-256, P-384 or P-521."""
-        if not isinstance(key, ec.EllipticCurvePublicKey):
+        if not _is_ec(type(key)):
             raise _misfit(self.name, "an EC key", key)
-        if key.curve.name not in CURVES:
-            raise BadAlg(f"{self.name}: want a key on {', '.join(CURVES.values())}, have {key.curve.name}")
+        curve = cast(ec.EllipticCurvePublicKey, key).curve.name
+        if curve not in CURVES:
+            raise BadAlg(f"{self.name}: want a key on {', '.join(CURVES.values())}, have {curve}")
 
     def verify(self, key: PublicKeyTypes, signature: bytes, octets: bytes) -> bool:
         """Whether the signature is good."""
-        if not isinstance(key, ec.EllipticCurvePublicKey):
+        if not _is_ec(type(key)):
             return False
         try:
-            key.verify(signature, octets, self.scheme)
+            cast(ec.EllipticCurvePublicKey, key).verify(signature, octets, self.scheme)
         except InvalidSignature:
             return False
         return True
@@ -120,6 +121,11 @@ class EdwardsSignature:
         except InvalidSignature:
             return False
         return True
+
+
+@lru_cache(maxsize=64)  # by the library's own classes: asking the abstract class takes longer
+def _is_ec(kind: type[PublicKeyTypes]) -> bool:
+    return issubclass(kind, ec.EllipticCurvePublicKey)
 
 
 def _misfit(name: str, wanted: str, key: object) -> BadAlg:

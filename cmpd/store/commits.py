@@ -89,7 +89,9 @@ class GroupCommit:
         self.units = 0
         self._connect = connect
         self._max_batch = max_batch
-        self._room = asyncio.Semaphore(max_waiting)
+        self._max_waiting = max_waiting
+        self._in_hand = 0
+        self._room = asyncio.Event()
         self._waiting: deque[Unit] = deque()
         self._arrived = asyncio.Event()
         self._callers = 0
@@ -118,12 +120,19 @@ class GroupCommit:
             raise StoreError("the store is closed")
         self._callers += 1
         try:
-            async with self._room:
-                unit = Unit(apply, changes, as_of, ends_trust, asyncio.get_running_loop().create_future())
-                self._waiting.append(unit)
-                self._arrived.set()
+            while self._in_hand >= self._max_waiting:
+                self._room.clear()
+                await self._room.wait()
+            unit = Unit(apply, changes, as_of, ends_trust, asyncio.get_running_loop().create_future())
+            self._in_hand += 1
+            self._waiting.append(unit)
+            self._arrived.set()
+            try:
                 result: T = await unit.done
-                return result
+            finally:
+                self._in_hand -= 1
+                self._room.set()
+            return result
         finally:
             self._callers -= 1
             if self._closing and not self._callers:

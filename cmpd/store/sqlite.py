@@ -11,10 +11,10 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from cmpd.errors import StoreError
 from cmpd.records import CertificateRecord, CertificateState, Change, Entity, TransactionRecord
@@ -98,10 +98,10 @@ class SqliteStore:
         """Notice what other processes changed; returns the generation."""
         return await self._writer.refresh()
 
-    async def write(self, changes: Sequence[Change], *, as_of: int | None = None) -> None:
+    def write(self, changes: Sequence[Change], *, as_of: int | None = None) -> Coroutine[Any, Any, None]:
         """Make one unit durable, or raise StoreConflict or StaleRead and change nothing."""
         unit = tuple(changes)
-        await self._writer.write(
+        return self._writer.write(
             lambda cursor: apply_changes(cursor, unit),
             changes=unit,
             as_of=as_of,
