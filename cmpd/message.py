@@ -224,8 +224,6 @@ def _read_header(data: bytes, pos: int, end: int, fields: dict[str, Any]) -> Non
         if row is None or tag <= before:
             raise DerError(f"header: tag {tag:02X} is unknown or out of order")
         name, noun, read = row
-        if start == stop or der.header(data, start, stop)[2] != stop:
-            raise DerError(f"{noun}: want one value")
         fields[name] = read(data, start, stop, noun)
         before, pos = tag, stop
     fields.pop("free_text", None)  # checked, and read by nobody
@@ -254,8 +252,16 @@ def _check_general_name(octets: bytes, noun: str) -> bytes:
     return octets
 
 
+def _only(data: bytes, pos: int, end: int, tag: int, noun: str) -> tuple[int, int]:
+    """(start, stop) of the contents of the one value with `tag` that fills [pos, end)."""
+    start, stop = der.expect(data, pos, end, tag, noun)
+    if stop != end:
+        raise DerError(f"{noun}: want one value")
+    return start, stop
+
+
 def _read_time(data: bytes, pos: int, end: int, noun: str) -> int:
-    return der.generalized_time(data, *der.expect(data, pos, end, der.GENERALIZED_TIME, noun), noun)
+    return der.generalized_time(data, *_only(data, pos, end, der.GENERALIZED_TIME, noun), noun)
 
 
 def _read_algorithm(data: bytes, pos: int, end: int, noun: str) -> bytes:
@@ -267,20 +273,20 @@ def _read_algorithm(data: bytes, pos: int, end: int, noun: str) -> bytes:
 @lru_cache(maxsize=1024)
 def _check_algorithm(octets: bytes, noun: str) -> bytes:
     der.check(octets, 0, len(octets))
-    start, stop = der.expect(octets, 0, len(octets), der.SEQUENCE, noun)
+    start, stop = _only(octets, 0, len(octets), der.SEQUENCE, noun)
     der.expect(octets, start, stop, der.OID, noun)
     return octets
 
 
 def _read_octets(data: bytes, pos: int, end: int, noun: str) -> bytes:
-    start, stop = der.expect(data, pos, end, der.OCTET_STRING, noun)
+    start, stop = _only(data, pos, end, der.OCTET_STRING, noun)
     if stop - start > MAX_IDENTIFIER:
         raise DerError(f"{noun}: want at most {MAX_IDENTIFIER} octets, have {stop - start}")
     return data[start:stop]
 
 
 def _read_free_text(data: bytes, pos: int, end: int, noun: str) -> None:
-    start, stop = der.expect(data, pos, end, der.SEQUENCE, noun)
+    start, stop = _only(data, pos, end, der.SEQUENCE, noun)
     der.check(data, start, stop)
     items = der.children(data, start, stop)
     if not items or any(tag != der.UTF8_STRING for tag, *_ in items):
@@ -294,7 +300,7 @@ def _read_general_info(data: bytes, pos: int, end: int, noun: str) -> tuple[Info
 
 @lru_cache(maxsize=1024)  # nearly always implicitConfirm, or a profile's name
 def _split_general_info(data: bytes, noun: str) -> tuple[InfoTypeAndValue, ...]:
-    start, stop = der.expect(data, 0, len(data), der.SEQUENCE, noun)
+    start, stop = _only(data, 0, len(data), der.SEQUENCE, noun)
     der.check(data, start, stop)
     found = []
     for tag, _, inner, after in der.children(data, start, stop, _MAX_GENERAL_INFO):

@@ -77,9 +77,6 @@ class Store(Protocol):
     ) -> list[CertificateRecord]:
         """By serial number; `subject`: part of subject_text, whatever its case; `after`: serial to go on from."""
 
-    async def find_key(self, key_id: bytes) -> list[CertificateRecord]:
-        """Certificates for a public key (SHA-256 of its SubjectPublicKeyInfo), the abandoned ones left out."""
-
     async def unconfirmed(self, before: int, limit: int) -> list[TransactionRecord]:
         """Transactions in CONFIRMING whose confirm_by is before `before`, with their certificates."""
 

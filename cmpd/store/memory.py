@@ -196,10 +196,6 @@ class MemoryStore:
         ]
         return found[:limit]
 
-    async def find_key(self, key_id: bytes) -> list[CertificateRecord]:
-        """Certificates for a public key, the abandoned ones left out."""
-        return _living(record for record in self._sorted_certificates() if record.key_id == key_id)
-
     async def unconfirmed(self, before: int, limit: int) -> list[TransactionRecord]:
         """Transactions whose time for certConf is over, the longest overdue first."""
         self._check_open()

@@ -2,8 +2,8 @@
 
 What the tables are laid out for:
  * Serial numbers begin with the time and transactions are numbered by AUTOINCREMENT, so that new rows of `certificate`
-   and `response`, and their entries in nearly all indices, go to the right edge. The exceptions are the transactionID
-   (chosen by the client) and key_id (a digest).
+   and `response`, and their entries in nearly all indices, go to the right edge. The exception is the transactionID,
+   which the client chooses.
  * A transaction that has certificates keeps its row for as long as they are on record, without what makes it large:
    `purged` rows hold the transactionID, so that a request recorded long ago gets no second certificate.
  * Certificates stay when a transaction without answer is cleared away, and its transactionID comes again after that. So
@@ -83,7 +83,6 @@ STEPS: tuple[tuple[str, ...], ...] = (
         ) STRICT
         """,
         "CREATE INDEX certificate_transaction ON certificate (transaction_row)",
-        "CREATE INDEX certificate_key ON certificate (key_id)",
         """
         CREATE TABLE response (
             transaction_row INTEGER NOT NULL REFERENCES cmp_transaction ON DELETE CASCADE,

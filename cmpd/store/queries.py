@@ -212,15 +212,6 @@ def find_certificate(cursor: sqlite3.Cursor, serial: bytes) -> CertificateRecord
     return next(iter(_certificates(cursor.fetchall())), None)
 
 
-def find_key(cursor: sqlite3.Cursor, key_id: bytes) -> list[CertificateRecord]:
-    """Certificates for a public key by serial number, the abandoned ones left out."""
-    cursor.execute(
-        _CERTIFICATES + "WHERE key_id = ? AND state <> 'abandoned' ORDER BY serial",
-        (key_id,),
-    )
-    return _certificates(cursor.fetchall())
-
-
 def list_certificates(
     cursor: sqlite3.Cursor, subject: str | None, state: CertificateState | None, limit: int, after: bytes
 ) -> list[CertificateRecord]:

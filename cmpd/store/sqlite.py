@@ -151,10 +151,6 @@ class SqliteStore:
         """By serial number; a search for a subject reads all rows from `after` on."""
         return await self._read(queries.list_certificates, subject, state, limit, after)
 
-    async def find_key(self, key_id: bytes) -> list[CertificateRecord]:
-        """Certificates for a public key, the abandoned ones left out."""
-        return await self._read(queries.find_key, key_id)
-
     async def unconfirmed(self, before: int, limit: int) -> list[TransactionRecord]:
         """Transactions whose time for certConf is over, the longest overdue first."""
         return await self._read(queries.unconfirmed, before, limit)

@@ -391,8 +391,6 @@ async def test_certificates_are_found_by_state_and_by_key(store: Store) -> None:
     await store.write(answer(2))
     await store.write([MoveCertificate(octets(3, 14), CertificateState.INTENDED, CertificateState.ABANDONED, NOW)])
     assert [record.serial for record in await store.list_certificates(state=CONFIRMED)] == [octets(2, 14)]
-    assert [record.serial for record in await store.find_key(b"k" * 32)] == [octets(1, 14), octets(2, 14)]
-    assert await store.find_key(b"x" * 32) == []
     assert await store.find_certificate(octets(9, 14)) is None
 
 
@@ -522,7 +520,6 @@ async def test_recover_clears_away_what_has_no_answer_and_nothing_else(store: St
     assert (abandoned.state, abandoned.changed_at, abandoned.der) == (CertificateState.ABANDONED, NOW + 5, None)
     assert await uses_left(store) == 8
     assert await uses_left(store, "unlimited") is None
-    assert await store.find_key(octets(1, 32)) == []
     assert await store.recover(NOW + 6) == 0
     assert await uses_left(store) == 8
 

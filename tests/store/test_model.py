@@ -86,7 +86,6 @@ async def everything(store: Store) -> list[object]:
     found: list[object] = [await store.list_entities(), await store.list_certificates()]
     found += [await store.find_transaction(octets(number)) for number in numbers]
     found += [await store.find_response(octets(one), octets(two, 32)) for one in numbers for two in numbers]
-    found += [await store.find_key(octets(number, 32)) for number in range(3)]
     found += [await store.unconfirmed(NOW + 10, 100), await store.list_certificates(state=CertificateState.REVOKED)]
     return found
 
