@@ -48,7 +48,7 @@ format: $(VENV)/.test ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.test ## measure the server against the floor (writes bench.json below var)
+bench: $(VENV)/.test ## measure the server against the floor (writes build/bench.json)
 	$(BIN)/python -m tests.bench
 
 test-setup: $(VENV)/.test ## make .venv with the tools of the tests as well

@@ -25,8 +25,11 @@ from cmpd.records import (
     TakeUse,
 )
 
-_SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
-"""How many rows a statement may have: few numbers, so that each stays prepared."""
+_MOST_ROWS: Final = 32
+"""Of one statement. Each number of rows is a statement of its own, which stays prepared."""
+
+PREPARED: Final = 256
+"""How many statements stay prepared: one for each number of rows of each type, and those of changes.py."""
 
 
 def apply_batch(cursor: sqlite3.Cursor, units: Iterable[Sequence[Change]]) -> bool:
@@ -48,14 +51,11 @@ def apply_batch(cursor: sqlite3.Cursor, units: Iterable[Sequence[Change]]) -> bo
 
 
 def _chunks(rows: list[Any]) -> Iterator[list[Any]]:
-    start = 0
-    for size in _SIZES:
-        while len(rows) - start >= size:
-            yield rows[start : start + size]
-            start += size
+    for start in range(0, len(rows), _MOST_ROWS):
+        yield rows[start : start + _MOST_ROWS]
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=PREPARED)
 def _statement(head: str, row: str, tail: str, count: int) -> str:
     return f"{head} {', '.join([row] * count)} {tail}"
 

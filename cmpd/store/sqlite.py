@@ -20,6 +20,7 @@ from cmpd.errors import StoreError
 from cmpd.records import CertificateRecord, CertificateState, Change, Entity, TransactionRecord
 from cmpd.store import queries
 from cmpd.store.base import ends_trust
+from cmpd.store.bulk import PREPARED
 from cmpd.store.changes import apply_changes
 from cmpd.store.commits import Connection, GroupCommit, as_store_error
 from cmpd.store.migrations import STEPS, migrate, schema_version
@@ -215,7 +216,11 @@ async def _connect(path: Path, busy_seconds: float, *, reading: bool = False) ->
 def _open_file(path: Path, busy_seconds: float, reading: bool) -> sqlite3.Connection:
     # isolation_level None: BEGIN and COMMIT are where we write them. mode=rw: a vanished database is not made anew.
     database = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=busy_seconds, isolation_level=None
+        f"{path.absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=busy_seconds,
+        isolation_level=None,
+        cached_statements=PREPARED,
     )
     try:
         for pragma in PRAGMAS:
