@@ -12,6 +12,8 @@ applied one by one (changes.py), which finds out whose precondition is gone.
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Final
 
 from cmpd.records import (
@@ -63,7 +65,7 @@ def _statement(head: str, row: str, tail: str, count: int) -> str:
 def _many(cursor: sqlite3.Cursor, head: str, row: str, tail: str, rows: list[tuple[Any, ...]]) -> bool:
     """Run `head row, row ... tail` over all rows; whether each of them changed one row of the table."""
     for chunk in _chunks(rows):
-        cursor.execute(_statement(head, row, tail, len(chunk)), [value for values in chunk for value in values])
+        cursor.execute(_statement(head, row, tail, len(chunk)), list(chain.from_iterable(chunk)))
         if cursor.rowcount != len(chunk):
             return False
     return True
@@ -207,16 +209,18 @@ BULK: Final[dict[type[Change], Callable[[sqlite3.Cursor, list[Any]], bool]]] = {
 }
 """ReturnUse is not here: it is rare, and what it gives back depends on what its transaction took."""
 
-_KEYS: Final[dict[type[Change], Callable[[Any], bytes]]] = {
-    OpenTransaction: lambda change: change.transaction.id,
-    TakeUse: lambda change: change.transaction_id,
-    AddIntent: lambda change: change.intent.serial,
-    AddCertificate: lambda change: change.serial,
-    MoveCertificate: lambda change: change.serial,
-    MoveTransaction: lambda change: change.id,
-    AddResponse: lambda change: change.transaction_id,
+_KEYS: Final = {
+    OpenTransaction: "transaction.id",
+    TakeUse: "transaction_id",
+    AddIntent: "intent.serial",
+    AddCertificate: "serial",
+    MoveCertificate: "serial",
+    MoveTransaction: "id",
+    AddResponse: "transaction_id",
 }
-"""The record that a change is about."""
+_KINDS: Final[dict[type[Change], tuple[int, Callable[[Any], bytes]]]] = {
+    kind: (order, attrgetter(_KEYS[kind])) for order, kind in enumerate(BULK)
+}
+"""The place of each type in BULK, and the record that a change is about."""
 
-_KINDS: Final = {kind: (order, _KEYS[kind]) for order, kind in enumerate(BULK)}
 _NOT_IN_BULK: Final[tuple[int, Callable[[Any], bytes]]] = (-1, lambda _: b"")
