@@ -3,25 +3,32 @@
 import argparse
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
+from cmpd import daemon, message, pop
+from cmpd import requests as cmpd_requests
 from cmpd.asn1 import cmp, crmf, der
 from cmpd.cli import cmpc, cmpd
-from cmpd.config import Config
+from cmpd.client.messages import cert_hash, cert_status
+from cmpd.config import Config, ProfileConfig
 from cmpd.errors import CmpError, FailInfo
 from cmpd.handlers import ANNOUNCEMENTS, HANDLERS
 from cmpd.message import BODY_NAMES, ID_IT_CERT_PROFILE, ID_IT_IMPLICIT_CONFIRM
+from cmpd.paths import PathLimits
 from cmpd.profiles import extensions
+from cmpd.protection.base import ProtectionPolicy
 from cmpd.protection.schemes import REFUSED, SCHEMES
 from cmpd.requests import _FORBIDDEN_FIELDS
+from cmpd.transaction import MIN_NONCE
 from cmpd.wire.tcpmsg import ErrorType, MessageType
 from tests.test_house import imports
-from tests.world import World, protect
+from tests.world import Seen, World, protect
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md"]
@@ -135,6 +142,23 @@ def test_keys_are_looked_for_in_their_tables() -> None:
 
 
 @every_document
+def test_every_profile_that_is_shown_is_one(name: str) -> None:
+    profiles = [
+        tomllib.loads(block)["profile"] for language, block in BLOCK.findall(DOCUMENTS[name]) if language == "toml"
+    ]
+    assert bool(profiles) == (name == "README.md")
+    for profile in (rules for table in profiles for rules in table.values()):
+        ProfileConfig.model_validate(profile)
+
+
+def test_a_profile_that_a_command_names_is_shown() -> None:
+    shown = [tomllib.loads(b)["profile"] for language, b in BLOCK.findall(DOCUMENTS["README.md"]) if language == "toml"]
+    named = {call[call.index("--profile") + 1] for _, call in COMMANDS if "--profile" in call}
+    assert named
+    assert named <= {name for table in shown for name in table}
+
+
+@every_document
 def test_every_linked_file_exists(name: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", DOCUMENTS[name]):
         if "://" not in target:
@@ -163,6 +187,62 @@ def test_every_invariant_names_its_file_and_its_test() -> None:
 
 def test_the_architecture_is_short() -> None:
     assert DOCUMENTS["ARCHITECTURE.md"].count("\n") <= LONGEST_ARCHITECTURE
+
+
+def test_the_layout_is_that_of_the_import_contract() -> None:
+    """Each module of the contract stands in the layout, those of one layer together and the layers in their order."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract["id"] == "layers"]
+    section = DOCUMENTS["ARCHITECTURE.md"].partition("## Layout and the rule of imports")[2]
+    rows = [re.sub(r"\([^)]*\)|:.*?(\||$)", " ", line) for line in BLOCK.findall(section)[0][1].splitlines()]
+    row_of = {word: number for number, row in reversed([*enumerate(rows)]) for word in re.findall(r"\w+", row)}
+    there = [re.findall(r"\w+", layer) for layer in layers]
+    there = [[name for name in layer if list((ROOT / "cmpd").glob(f"{name}*"))] for layer in there]
+    found = [{row_of.get(name) for name in layer} for layer in there if layer and layer != ["__main__"]]
+    assert [
+        layer for layer, numbers in zip(there[1:], found, strict=True) if len(numbers) != 1 or None in numbers
+    ] == []
+    order = [number for numbers in found for number in numbers if number is not None]
+    assert order == sorted(order)
+
+
+NUMBERS = {
+    "ARCHITECTURE.md": [
+        f"derivations of more than {ProtectionPolicy().inline_iterations} iterations",
+        f"two lanes, up to {daemon._SHORT_DERIVATION} iterations",
+    ],
+    "docs/supported-cmp.md": [
+        f"| transactionID | 1 to {message.MAX_IDENTIFIER} octets |",
+        f"| senderNonce | {MIN_NONCE} to {message.MAX_IDENTIFIER} octets |",
+        f"or more than {message._MAX_GENERAL_NAME} octets: error badDataFormat",
+        f"at most {message._MAX_GENERAL_INFO} items",
+        f"more than {message._MAX_EXTRA_CERTS} extraCerts",
+        f"more than {PathLimits().max_certificates} certificates beside",
+        f"or {PathLimits().max_octets} octets of certificates",
+        f"a certReqId of more than {8 * cmpd_requests._MAX_CERT_REQ_ID} bits",
+        f"at most {extensions._MAX_SAN_NAMES} names",
+        f"at most {pop._KEY_MAC_POLICY.max_iterations} iterations",
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "phrase"), [(name, phrase) for name in NUMBERS for phrase in NUMBERS[name]])
+def test_numbers_are_those_of_the_code(name: str, phrase: str) -> None:
+    assert phrase in " ".join(DOCUMENTS[name].split())
+
+
+@pytest.mark.parametrize("name", ["README.md", "SECURITY.md", "docs/supported-cmp.md"])
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        pytest.param(r"(?i)new registration|--subject` binds", id="what surprises"),
+        pytest.param(
+            r"(?i)disable the registration|the registration \(`cmpd entity disable`", id="no CRLs are fetched"
+        ),
+    ],
+)
+def test_what_an_operator_must_know_is_said_where_he_reads(name: str, phrase: str) -> None:
+    assert re.search(phrase, " ".join(DOCUMENTS[name].split()))
 
 
 @every_document
@@ -233,6 +313,104 @@ async def test_a_body_that_is_done_has_the_answer_of_its_row(body: str) -> None:
         assert answers[body] == ("none (finRep)" if answer is None else answer.body)
         return
     assert answers[body] == seen.body
+
+
+async def confirm(world: World, content: Any, then: Any) -> Seen:
+    """The answer to certConf with what `content` makes of the certificate, or to another one after it."""
+    secret = await world.add_secret()
+    request, granted, _ = await world.ir(secret, implicit=False)
+    certificate = granted.certificate()
+    seen = await world.ask(world.follow(request, granted, "certConf", content(certificate)), secret)
+    if then is not None:
+        recipient = {"recip_nonce": seen.envelope.header.sender_nonce}
+        seen = await world.ask(world.follow(request, granted, "certConf", then(certificate), **recipient), secret)
+    return seen
+
+
+def accepts(certificate: Any) -> bytes:
+    return der.seq(cert_status(certificate, 0))
+
+
+def rejects(certificate: Any) -> bytes:
+    right = cert_hash(certificate)
+    status = cert_status(certificate, 0, reject="no")
+    assert right in status
+    return der.seq(status.replace(right, bytes(len(right))))
+
+
+def wrong_hash(_: Any) -> bytes:
+    return der.seq(der.seq(der.encode_octets(bytes(32)), der.encode_integer(0)))
+
+
+CONFIRMATIONS = {
+    "certConf accepts": (accepts, None),
+    "certConf with status rejection, or without a CertStatus for a certificate": (rejects, None),
+    "wrong certHash, or certReqId that does not wait": (wrong_hash, None),
+    "two CertStatus for one certificate, or contents that are malformed": (lambda _: der.seq(der.NULL_TLV), None),
+    "another certConf after confirmation": (accepts, rejects),
+    "another certConf after rejection, a fault or the time limit": (wrong_hash, accepts),
+}
+
+
+@pytest.mark.parametrize("case", CONFIRMATIONS)
+async def test_a_confirmation_is_answered_as_its_row_says(case: str) -> None:
+    [what] = [row[1] for row in table("case | what happens") if row[0] == case]
+    content, then = CONFIRMATIONS[case]
+    world = World()
+    seen = await confirm(world, content, then)
+    answer = " ".join([seen.body, *(seen.status()[2] if seen.body == "error" else ())])
+    assert answer != "error"
+    assert re.search(rf"\b{answer}\b", what)
+    [record] = await world.store.list_certificates()
+    good = case in ("certConf accepts", "another certConf after confirmation")
+    assert record.state == ("confirmed" if good else "revoked")
+
+
+@pytest.mark.parametrize("body", ["error", "pkiconf"])
+async def test_contents_that_are_none_of_the_body_are_told_what_its_row_says(body: str) -> None:
+    [notes] = [row[4] for row in table("tag | body") if row[1] == body]
+    world = World()
+    secret = await world.add_secret()
+    request, granted, _ = await world.ir(secret, implicit=False)
+    seen = await world.ask(world.follow(request, granted, body, b"\x30\x00"), secret)
+    [failure] = seen.status()[2]
+    assert f"{seen.body} {failure}" in notes
+
+
+@pytest.mark.parametrize("row", table("method | state"), ids=lambda row: row[0])
+async def test_what_is_refused_as_proof_of_possession_is_refused_as_its_row_says(row: list[str]) -> None:
+    choices = {"raVerified": b"\x80\x00", "keyEncipherment": b"\xa2\x03\x81\x01\x00"}
+    choices |= {"keyAgreement": b"\xa3\x03\x81\x01\x00", "absent": b""}
+    if row[0] not in choices:
+        assert row[1] == "done"  # tests/test_enrolment.py and test_enrolment_edges.py
+        return
+    world = World()
+    secret = await world.add_secret()
+    request, _, _ = await world.ir(secret)
+    items = message.decode(request.der).body
+    start = der.header(items, 0, len(items))[1]
+    start = der.header(items, start, len(items))[1]
+    asked = items[start : der.header(items, start, len(items))[2]]
+    seen = await world.ask(
+        protect("ir", der.seq(der.seq(asked, choices[row[0]])), secret.protector(world.env), world.env), secret
+    )
+    assert seen.body == "ip"
+    [failure] = seen.status()[2]
+    assert failure in f"{row[1]} {row[2]}"
+
+
+def test_every_failure_that_a_row_names_is_one_that_is_sent() -> None:
+    sent = {row[1] for row in table("bit | failInfo") if row[2] == "yes"}
+    rows = [line for line in DOCUMENTS["docs/supported-cmp.md"].splitlines() if line.startswith("|")]
+    rows = [row for row in rows if not re.match(r"\| \d+ \| \w+ \| (yes|no) \|", row)]
+    named = {
+        name
+        for row in rows
+        for name in re.findall(r"(?:error|kup|rejection|refused|unknown|otherwise) ([a-z]+[A-Z]\w+)", row)
+    }
+    named |= {name for row in rows for name in re.findall(r"\bbad[A-Z]\w+", row)}
+    assert named <= sent
+    assert len(named) > 10
 
 
 def test_the_general_info_is_all_that_the_rfc_has_and_done_what_the_code_reads() -> None:
