@@ -115,6 +115,8 @@ class CertificateAuthority:
         """The certificate (DER) of an Intent that is durable. SigningError if the key fails."""
         try:
             signature = await self._key.sign(intent.tbs)
+        except SystemUnavail:  # too many wait for it
+            raise
         except Exception as error:  # whatever a key's home (file, HSM) raises
             text = "the CA could not sign; try again later in a new transaction"
             raise SigningError(text, detail=f"{type(error).__name__}: {error}") from error

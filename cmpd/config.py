@@ -161,7 +161,8 @@ class EnrolmentConfig(_Table):
     confirm_wait: Annotated[int, span(1, 30 * DAY)] = 10 * MINUTE
     """How long certConf is awaited; after that the certificate is revoked."""
     retention: Annotated[int, span(MINUTE, 3650 * DAY)] = DAY
-    """How long ended transactions are kept: a request that comes again in this time gets the same answer."""
+    """How long the answers of ended transactions are kept: a request that comes again in this time gets the same one.
+    Later it is refused: the transactionID of an enrolment is never free again."""
     max_requests_per_message: int = Field(default=16, strict=True, ge=1, le=1000)
     """Most certificates asked for in one message."""
     certificate_holder_may_ask_for: Literal["own", "constraint", "any"] = "own"
