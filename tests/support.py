@@ -6,11 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -34,15 +33,15 @@ def cmpd(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProcess
 
 @dataclass
 class Server:
-    """A serving process. `log` grows while it runs."""
+    """A serving process. The file `log` grows while it runs."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
+    log: Path
     host: str = ""
     port: int = 0
-    log: list[str] = field(default_factory=list)
 
     def log_text(self) -> str:
-        return "".join(self.log)
+        return self.log.read_text()
 
     def wait_for_log(self, pattern: str, seconds: float = 20) -> re.Match[str]:
         deadline = time.monotonic() + seconds
@@ -71,6 +70,7 @@ class Installation:
     """What `cmpd init` made."""
 
     directory: Path
+    runs: int = 0
 
     @classmethod
     def make(cls, directory: Path, *options: str) -> "Installation":
@@ -101,16 +101,16 @@ class Installation:
     @contextmanager
     def serving(self, program: Sequence[str] = ("-m", "cmpd", "serve"), **environment: str) -> Iterator[Server]:
         """Serve in a process of its own until the block ends."""
-        process = subprocess.Popen(
-            [sys.executable, *program, "--config", str(self.config)],
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, **environment},
-        )
-        server = Server(process)
-        reader = threading.Thread(target=_collect, args=(process, server.log), daemon=True)
-        reader.start()
+        self.runs += 1
+        log = self.directory / f"log.{self.runs}"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, *program, "--config", str(self.config)],
+                stderr=file,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **environment},
+            )
+        server = Server(process, log)
         try:
             found = server.wait_for_log(r"ready .*listen=(\S+):(\d+)")
             server.host, server.port = found[1], int(found[2])
@@ -122,15 +122,7 @@ class Installation:
                     process.wait(40)
                 except subprocess.TimeoutExpired:
                     process.kill()
-            reader.join(10)
-            if process.stderr is not None:
-                process.stderr.close()
-
-
-def _collect(process: subprocess.Popen[str], log: list[str]) -> None:
-    if process.stderr is not None:
-        for line in process.stderr:
-            log.append(line)
+                    process.wait(20)
 
 
 def new_key(file: Path, kind: str) -> Path:

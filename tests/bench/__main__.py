@@ -34,13 +34,12 @@ def cpu_seconds(process: int) -> float:
 
 def commits(server: Server) -> int:
     """How many commits the server has made; it logs its statistics on SIGUSR1."""
-    before = len(server.log)
+    before = len(server.log_text())
     server.process.send_signal(signal.SIGUSR1)
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        for line in server.log[before:]:
-            if found := re.search(r"statistics .*commits=(\d+)", line):
-                return int(found[1])
+        if found := re.search(r"statistics .*commits=(\d+)", server.log_text()[before:]):
+            return int(found[1])
         time.sleep(0.005)
     raise RuntimeError("the server does not tell its commits")
 
