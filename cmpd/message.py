@@ -6,7 +6,7 @@ octets, never of a re-encoding. When a message cannot be read, the fields that w
 (Undecodable.header), so that the answer still reaches the right transaction.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from cmpd.asn1.cmp import PKIMessage
 from cmpd.asn1.der import DerError
 from cmpd.asn1.names import read_name
 from cmpd.errors import BadDataFormat
+from cmpd.frozen import frozen
 
 NULL_DN: Final = b"\xa4\x02\x30\x00"
 """GeneralName directoryName with the empty Name (RFC 9810 section 5.1.1)."""
@@ -46,7 +47,7 @@ _CACHED_EXTRA_CERTS = 4096  # longer extraCerts are split anew each time: bounds
 _GENERAL_NAME_TAGS = frozenset({0xA0, 0x81, 0x82, 0xA4, 0x86, 0x87, 0x88})  # no x400Address, no ediPartyName
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InfoTypeAndValue:
     """One item of generalInfo: `type` is the OID's contents octets, `value` the DER of infoValue or None."""
 
@@ -54,7 +55,7 @@ class InfoTypeAndValue:
     value: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Header:
     """PKIHeader (RFC 9810 section 5.1.1). GeneralNames and the AlgorithmIdentifier are whole DER values."""
 
@@ -104,7 +105,7 @@ class Header:
         return tuple(names)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Envelope:
     """A PKIMessage taken apart. `protected` is the DER of ProtectedPart made of the received header and body octets."""
 
@@ -331,7 +332,7 @@ _HEADER_FIELDS: Final = {
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReplyHeader:
     """What an answer's header says beyond its protection. Octet strings are plain values; None is left out.
 

@@ -15,7 +15,6 @@ Pure: everything it needs is handed in.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Literal
 
 from cmpd.asn1.der import DerError
@@ -29,6 +28,7 @@ from cmpd.errors import (
     WrongAuthority,
     WrongIntegrity,
 )
+from cmpd.frozen import frozen
 from cmpd.message import Header
 from cmpd.outline import outline
 from cmpd.profiles.extensions import OID_SAN, read_general_names
@@ -38,7 +38,7 @@ from cmpd.requests import ID_REG_CTRL_OLD_CERT_ID, CertRequest, Extension, read_
 Scope = Literal["own", "constraint", "any"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Names:
     """The subject (DER of a Name) and the extensions that the certificate will be made from.
 

@@ -4,8 +4,10 @@ Nothing here does anything. Times are Unix seconds (int, UTC). Names are the DER
 contents octets of the INTEGER (positive, at most 20 octets), so that they sort by time (see ca.py).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from cmpd.frozen import frozen
 
 
 class CertificateState(StrEnum):
@@ -34,7 +36,7 @@ class EntityKind(StrEnum):
     CERTIFICATE = "certificate"  # this certificate, or with a CA certificate all under it
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RegisteredControls:
     """What the controls of an entity's requests must say, in UTF-8; None = not registered (RFC 4211 section 6).
 
@@ -46,7 +48,7 @@ class RegisteredControls:
     authenticator: bytes | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Entity:
     """A registered end entity or RA.
 
@@ -74,7 +76,7 @@ class Entity:
     controls: RegisteredControls | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Intent:
     """A certificate that is about to be signed; made by ca.prepare alone, recorded before the signature."""
 
@@ -93,7 +95,7 @@ class Intent:
     replaces: bytes | None = None  # serial of the certificate that a kur updates
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CertificateRecord:
     """What the database knows of one certificate. `der` is None while it is only intended (or was abandoned)."""
 
@@ -116,7 +118,7 @@ class CertificateRecord:
     replaces: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TransactionRecord:
     """One transaction of CMP. `credential` names what protected its first request: all later ones must use the same.
 
@@ -140,14 +142,14 @@ class TransactionRecord:
 # --- changes: what a unit of Store.write consists of ---------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OpenTransaction:
     """Insert a transaction; StoreConflict("transaction exists") if its ID is there."""
 
     transaction: TransactionRecord
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MoveTransaction:
     """Change a transaction's state; StoreConflict("transaction moved") unless it is in `expected` now.
 
@@ -163,7 +165,7 @@ class MoveTransaction:
     sender_certificate: bytes | None = field(default=None, repr=False)  # None leaves what is there
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddResponse:
     """Keep the answer to a request: the same request gets the same octets. `response` None = answered by finRep.
 
@@ -175,7 +177,7 @@ class AddResponse:
     response: bytes | None = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TakeUse:
     """Count one enrolment of a transaction (opened before, for the same entity) against the entity.
 
@@ -187,7 +189,7 @@ class TakeUse:
     transaction_id: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReturnUse:
     """Give an entity one use back: the certificate was never accepted.
 
@@ -198,14 +200,14 @@ class ReturnUse:
     transaction_id: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddIntent:
     """Record what is about to be signed (state INTENDED)."""
 
     intent: Intent
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddCertificate:
     """Record the signed certificate of an intent; the row's tbs is dropped. StoreConflict("not intended") otherwise."""
 
@@ -215,7 +217,7 @@ class AddCertificate:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MoveCertificate:
     """Change a certificate's state; StoreConflict("certificate moved") unless it is in `expected` now."""
 
@@ -235,7 +237,7 @@ Change = (
 # --- who asks ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Requester:
     """Who protected a request; made by protection.verify alone.
 

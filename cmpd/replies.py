@@ -1,11 +1,12 @@
 """The bodies that cmpd sends, built from fragments: CertRepMessage, ErrorMsgContent, PKIConfirmContent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, get_args
 
 from cmpd.asn1 import der
 from cmpd.errors import CmpError, FailInfo
+from cmpd.frozen import frozen
 from cmpd.message import BODY_TYPES
 
 FAIL_INFO_BITS: Final = {name: bit for bit, name in enumerate(get_args(FailInfo))}
@@ -18,7 +19,7 @@ GRANTED_WITH_MODS: Final = 1
 REJECTION: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CertResponse:
     """One CertResponse: a certificate (accepted, or grantedWithMods when `text` says what was changed), or a fault."""
 

@@ -5,7 +5,7 @@ message.decode has checked every octet to be DER; here the values get their mean
 whoever needs a field that is not here. RFC 4211 has IMPLICIT tags, so a tagged Name or Time (a CHOICE) is explicit.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final, NoReturn
 
 from asn1crypto.csr import CertificationRequest
@@ -14,6 +14,7 @@ from cmpd.asn1 import der
 from cmpd.asn1.crmf import CertReqMsg
 from cmpd.asn1.der import DerError
 from cmpd.errors import BadDataFormat
+from cmpd.frozen import frozen
 
 P10CR_ID: Final = -1
 """certReqId that stands for the request of a p10cr (RFC 9810 section 5.3.4)."""
@@ -28,7 +29,7 @@ _MAX_CONTROLS = 32
 _MAX_CERT_REQ_ID = 8  # octets: what the database keeps
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Extension:
     """One X.509 extension: `oid` is the contents octets, `value` what is inside extnValue's OCTET STRING."""
 
@@ -37,7 +38,7 @@ class Extension:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Template:
     """CertTemplate (RFC 4211 section 5), or what a PKCS #10 says of the same. Absent fields are None.
 
@@ -55,7 +56,7 @@ class Template:
     forbidden: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SignaturePop:
     """Proof-of-possession by signature (RFC 4211 section 4.1): what was signed, how, and the signature.
 
@@ -71,14 +72,14 @@ class SignaturePop:
     key_mac: tuple[bytes, bytes] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OtherPop:
     """raVerified, keyEncipherment or keyAgreement: the name of the choice."""
 
     choice: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CertRequest:
     """One certificate that is asked for, by a CertReqMsg or a PKCS #10."""
 
@@ -99,7 +100,7 @@ class CertRequest:
         return (CertificationRequest if self.cert_req_id == P10CR_ID else CertReqMsg).load(self.der)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CertStatus:
     """One CertStatus of a certConf (RFC 9810 section 5.3.18). `hash_alg`: DER of the AlgorithmIdentifier or None."""
 

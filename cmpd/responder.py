@@ -30,6 +30,7 @@ from cmpd.errors import (
     TransactionIdInUse,
     UnsupportedVersion,
 )
+from cmpd.frozen import frozen
 from cmpd.handlers import ANNOUNCEMENTS, HANDLERS
 from cmpd.handlers.base import Context, Reply, Service
 from cmpd.message import (
@@ -67,7 +68,7 @@ class Event(Protocol):
         """Return when it is set."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Settings:
     """The responder's own switches. `message_time_window`: seconds, None = messageTime is not looked at.
 

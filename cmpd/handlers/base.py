@@ -1,18 +1,19 @@
 """What a handler is handed and what it gives back. A handler decides and arranges; the responder protects and sends."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from cmpd.ca import CertificateAuthority
 from cmpd.config import EnrolmentConfig
 from cmpd.env import Env
+from cmpd.frozen import frozen
 from cmpd.profiles import Profile
 from cmpd.protection.base import VerifiedRequest
 from cmpd.records import Change, TransactionRecord
 from cmpd.store.base import Store
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Service:
     """What handlers work with; made once by the daemon."""
 
@@ -32,7 +33,7 @@ class Claim:
         self.undo: Callable[[], Sequence[Change]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Context:
     """One request's surroundings. `record`: the transaction it continues, None for a first message.
 
@@ -49,7 +50,7 @@ class Context:
     claim: Claim = field(default_factory=Claim)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reply:
     """An answer's body with what must be durable before it is sent. `body_type` None: no CMP answer (finRep).
 

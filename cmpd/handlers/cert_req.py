@@ -5,12 +5,13 @@ that one request. All grants of a message become intents, durable in one unit to
 are signed; the certificates become durable together with the answer, which the responder writes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from cmpd import audit, pop
 from cmpd.controls import check_controls
 from cmpd.errors import CmpError, NotAuthorized, StoreConflict
+from cmpd.frozen import frozen
 from cmpd.handlers.base import Context, Reply
 from cmpd.lifecycle import NEXT as CERTIFICATE_NEXT
 from cmpd.lifecycle import Event as CertificateEvent
@@ -48,7 +49,7 @@ from cmpd.transaction import Event as TransactionEvent
 ANSWERS: Final = {"ir": "ip", "cr": "cp", "p10cr": "cp", "kur": "kup"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Decision:
     """One request and what became of it: a grant, or the fault that its rejection carries."""
 

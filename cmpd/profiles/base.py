@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cmpd.asn1 import der
 from cmpd.config import ProfileConfig
 from cmpd.errors import BadAlg, BadCertTemplate
+from cmpd.frozen import frozen
 from cmpd.requests import Extension
 
 CURVES: Final = {"secp256r1": "p256", "secp384r1": "p384", "secp521r1": "p521"}
@@ -64,7 +65,7 @@ class Wish:
     changes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Grant:
     """What will be in the certificate. `extensions`: the Extension values one after the other, AuthorityKeyIdentifier
     aside. `changes`: what differs from the request, in words for the peer; empty = exactly as asked.

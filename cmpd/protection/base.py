@@ -6,11 +6,12 @@ derived or computed. Credentials say which secret or key belongs to whom; they a
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
+from cmpd.frozen import frozen
 from cmpd.message import Envelope
 from cmpd.records import Entity, Requester
 
@@ -18,7 +19,7 @@ Offload = Callable[[Callable[[], bytes], int], Awaitable[bytes]]
 """Runs a key derivation of so many iterations off the loop; bounds how many wait for that, SystemUnavail beyond it."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProtectionPolicy:
     """What is accepted. `min_iterations` (RFC 9045: 100) holds for PBM and PBKDF2, `max_iterations` for PBM alone.
 
@@ -72,7 +73,7 @@ class SignatureScheme(Protocol):
         """Whether the signature is good; `check` has passed."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SecretCredential:
     """A registered shared secret."""
 
@@ -80,7 +81,7 @@ class SecretCredential:
     secret: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SenderCredential:
     """A protection certificate with a valid path to a trust anchor at the time it was asked for, and its entity.
 
@@ -114,7 +115,7 @@ class Credentials(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Protector:
     """What protects an answer. `sender`: DER of the GeneralName for the header. `extra_certs`: DER each.
 
@@ -128,7 +129,7 @@ class Protector:
     compute: Callable[[bytes], Awaitable[bytes]] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VerifiedRequest:
     """A request whose protection was verified; only protection.verify makes one.
 
