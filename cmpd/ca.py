@@ -52,9 +52,9 @@ class CertificateAuthority:
         self._aki = encode_extension(OID_AKI, der.seq(der.tlv(0x80, identifier)))
 
     @property
-    def trust_anchor(self) -> bytes:
-        """The uppermost certificate that is known (DER): the root, or this CA's own."""
-        return self.chain[-1] if self.chain else self.certificate
+    def trust_anchor(self) -> bytes | None:
+        """The root (DER), None if it is not known: an intermediate is nothing to be trusted by itself."""
+        return next((known for known in (*self.chain, self.certificate) if _is_self_issued(known)), None)
 
     def next_serial(self, now: float) -> bytes:
         """A serial number, contents octets: 48 bits of mark and time in ms, then 80 random bits.

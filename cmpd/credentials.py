@@ -204,7 +204,7 @@ class CredentialDirectory:
         if entities is None and record is not None:
             issued_to = await self._store.find_entity_by_id(record.entity_id)
             if issued_to is not None and issued_to.is_ra:
-                return replace(issued_to, is_ra=False, subject=None, disabled=False), None
+                return replace(issued_to, is_ra=False, subject=None, profiles=(record.profile,), disabled=False), None
             if issued_to is None or issued_to.disabled:
                 raise SignerNotTrusted(f"{LEAF_NOUN} {leaf.title}: the entity that it was issued to is disabled")
             return issued_to, None

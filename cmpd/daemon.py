@@ -11,7 +11,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -20,6 +20,7 @@ import uvloop
 
 from cmpd import __version__, logs, notify
 from cmpd.asn1 import der
+from cmpd.asn1.names import fold, name_text
 from cmpd.ca import CertificateAuthority
 from cmpd.config import Config, TcpConfig
 from cmpd.config_values import listen_address
@@ -200,6 +201,7 @@ async def assemble(config: Config, env: Env) -> Daemon:
         ca=ca,
         profiles={name: Profile(name, rules) for name, rules in config.profile.items()},
         enrolment=config.enrolment,
+        reserved_names=reserved_names((certificate, *chain, cmp_certificate)),
     )
     credentials = CredentialDirectory(store, sealer, (certificate,), env)
     responder = Responder(service, credentials, signer, _settings(config, deriving))
@@ -209,6 +211,11 @@ async def assemble(config: Config, env: Env) -> Daemon:
 
     servers = [(TcpServer(respond, _limits(tcp)), tcp) for tcp in config.tcp]
     return Daemon(store, service, responder, servers, (signing, deriving))
+
+
+def reserved_names(certificates: Iterable[bytes]) -> frozenset[str]:
+    """The subjects of these certificates (DER), for Service.reserved_names."""
+    return frozenset(fold(name_text(outline(certificate).subject)) for certificate in certificates)
 
 
 def make_signer(key: SigningKey, certificate: bytes, ca: CertificateAuthority) -> Protector:

@@ -36,6 +36,7 @@ class TurnHandler(logging.Handler):
         super().__init__()
         self._stream = stream
         self._lines: list[str] = []
+        self.lost = 0  # lines that could not be written
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line until the end of the turn, or write it with those before it."""
@@ -54,10 +55,16 @@ class TurnHandler(logging.Handler):
 
     def flush(self) -> None:
         """Write what is kept."""
-        lines, self._lines = self._lines, []
-        if lines:
-            self._stream.write("\n".join(lines) + "\n")
-            self._stream.flush()
+        self.acquire()
+        try:
+            lines, self._lines = self._lines, []
+            if lines:
+                self._stream.write("\n".join(lines) + "\n")
+                self._stream.flush()
+        except (OSError, ValueError):  # nobody reads the log, or its disk is full: that must not stop the work
+            self.lost += len(lines)
+        finally:
+            self.release()
 
 
 @lru_cache(maxsize=8)

@@ -18,7 +18,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from cmpd.asn1.der import DerError
-from cmpd.asn1.names import NULL_DN, has_attributes, name_text, same_name
+from cmpd.asn1.names import NULL_DN, fold, has_attributes, name_text, same_name
 from cmpd.errors import (
     BadCertId,
     BadCertTemplate,
@@ -192,6 +192,15 @@ def _update(request: CertRequest, requester: Requester) -> Names:
     except DerError as fault:
         raise BadCertTemplate(str(fault)) from None
     return Names(old.subject, extensions, tuple(changes))
+
+
+def check_reserved(subject_text: str, reserved: Collection[str]) -> None:
+    """The names of the CA, of those above it and of its CMP certificate are nobody else's; BadCertTemplate.
+
+    `subject_text` as names.name_text gives it; `reserved` the same, folded. Clients know a CMP server by its name.
+    """
+    if fold(subject_text) in reserved:
+        raise BadCertTemplate("CertTemplate.subject: this is a name of the CA itself")
 
 
 def check_expiry(requester: Requester, now: float) -> None:

@@ -56,6 +56,10 @@ _TRIES: Final = 3
 """How often a request is decided anew because the records it rests on were changed meanwhile."""
 
 _MAX_UNFINISHED: Final = 10_000
+"""How many claims may wait to be taken back before no new one is made."""
+
+_RETRIES: Final = 100
+"""How many of them are tried in one go."""
 
 
 class Event(Protocol):
@@ -138,7 +142,7 @@ class Responder:
 
     async def retry_unfinished(self) -> int:
         """Take back the claims that the database did not take back at the time; returns how many are left."""
-        for transaction_id in list(self._unfinished):
+        for transaction_id in list(self._unfinished)[:_RETRIES]:
             try:
                 await self._finish_late(transaction_id)
             except StoreError:
@@ -173,6 +177,8 @@ class Responder:
             return None
         if envelope.body_name not in HANDLERS:
             raise BadRequest(f"body: {envelope.body_name} is not supported")
+        if len(self._unfinished) >= _MAX_UNFINISHED:
+            raise StoreError("too many claims wait to be taken back")
         await self._gate.enter(transaction_id)
         try:
             return await self._handle(exchange, verified, transaction_id, as_of)
@@ -217,10 +223,10 @@ class Responder:
         self, fault: CmpError, exchange: "_Exchange", transaction_id: bytes, undo: Sequence[Change]
     ) -> bytes:
         """Nothing came of a claim: it is taken back, and a repeated request will be told the same."""
+        self._unfinished[transaction_id] = tuple(undo)  # before anything that may fail
         answer = await self._refuse(fault, exchange)
         audit.claim_taken_back(transaction_id)
-        if len(self._unfinished) < _MAX_UNFINISHED:
-            self._unfinished[transaction_id] = (*undo, AddResponse(transaction_id, exchange.digest, answer))
+        self._unfinished[transaction_id] = (*undo, AddResponse(transaction_id, exchange.digest, answer))
         with contextlib.suppress(StoreError):  # the next tick tries again
             await self._finish_late(transaction_id)
         return answer

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import io
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,10 +11,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cmpd.asn1 import der
 from cmpd.asn1.algorithms import signature_algorithm
 from cmpd.asn1.names import encode_name
+from cmpd.ca import CertificateAuthority
 from cmpd.client.certificates import Certificate
 from cmpd.client.credentials import KeyAndCertificate, SharedSecret
 from cmpd.client.keys import public_key_info
@@ -20,12 +24,21 @@ from cmpd.client.messages import Template, cert_request, cert_status, extension,
 from cmpd.config import ProfileConfig
 from cmpd.errors import StoreError
 from cmpd.handlers.confirm import lapse
+from cmpd.logs import TurnHandler
 from cmpd.message import ID_IT_CERT_PROFILE, decode
 from cmpd.protection.pbm import build
-from cmpd.records import AddResponse, CertificateState, Change
+from cmpd.records import (
+    AddResponse,
+    CertificateState,
+    Change,
+    MoveCertificate,
+    MoveTransaction,
+    TransactionState,
+)
+from cmpd.signing.file import FileKey
 from cmpd.store.memory import MemoryStore
 from tests import chains
-from tests.world import Seen, World
+from tests.world import NOW, Seen, World
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
@@ -44,6 +57,20 @@ class FailingStore(MemoryStore):
     async def write(self, changes: Sequence[Change], *, as_of: int | None = None) -> None:
         if self.failing and any(isinstance(change, AddResponse) for change in changes):
             raise StoreError("the disk is full")
+        await super().write(changes, as_of=as_of)
+
+
+class CountingStore(MemoryStore):
+    """A store that counts its units; `first` is written before the next one, as if somebody had come in between."""
+
+    writes = 0
+    first: Sequence[Change] = ()
+
+    async def write(self, changes: Sequence[Change], *, as_of: int | None = None) -> None:
+        self.writes += 1
+        first, self.first = self.first, ()
+        if first:
+            await super().write(first)
         await super().write(changes, as_of=as_of)
 
 
@@ -111,6 +138,52 @@ async def test_an_expired_registration_asks_for_nothing_new_but_confirms() -> No
     assert (refused.body, refused.status()[2]) == ("ip", {"notAuthorized"})
 
 
+async def test_who_got_a_certificate_through_an_ra_has_its_profile_and_no_other_of_the_ras() -> None:
+    world = World(profiles={**TWO, "server": ProfileConfig(extended_key_usage=("serverAuth",))})
+    ra = await world.add_secret("ra", is_ra=True, profiles=("server", "vpn"))
+    device = await world.holder(ra, "/CN=device 1", profile="vpn")
+    _, server, _ = await world.ir(device, "/CN=device 1", body="cr", profile="server")
+    await world.ir(device, "/CN=device 1", body="cr")
+    assert server.status()[2] == {"notAuthorized"}
+    assert [record.profile for record in await world.store.list_certificates()] == ["vpn", "vpn"]
+
+
+@pytest.mark.parametrize("name", ["/O=Test/CN=Test CA", "/O=test/CN=test  ca", "/O=Test/CN=Test CA CMP"])
+async def test_nobody_gets_a_name_of_the_ca(name: str) -> None:
+    world = World()
+    for credential in (await world.add_secret(), await world.add_secret("ra", b"ra", is_ra=True)):
+        _, seen, _ = await world.ir(credential, name)
+        assert (seen.body, seen.status()[2]) == ("ip", {"badCertTemplate"})
+
+
+async def test_a_key_written_otherwise_is_the_same_key() -> None:
+    world = World(profiles={"default": ProfileConfig(allow_key_reuse=False)})
+    holder = await world.holder(await world.add_secret())
+    point = holder.key.public_key().public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    algorithm = der.seq(der.encode_oid("1.2.840.10045.2.1"), der.encode_oid("1.2.840.10045.3.1.7"))
+    info = der.seq(algorithm, der.encode_bits(point))
+    request = der.seq(b"\x02\x01\x00", der.seq(der.explicit(5, encode_name("/CN=device")), b"\xa6" + info[1:]))
+    signature = holder.key.sign(request, ec.ECDSA(hashes.SHA256()))
+    pop = der.tlv(0xA1, signature_algorithm(holder.key).identifier + der.encode_bits(signature))
+    message = protect("kur", der.seq(der.seq(request, pop)), holder.protector(world.env), world.env)
+    assert (await world.ask(message, holder)).status()[2] == {"badCertTemplate"}
+
+
+async def test_an_intermediate_is_not_sent_as_trust_anchor() -> None:
+    world = World()
+    root, ca, _ = chains.chain(3)
+    alone = CertificateAuthority(ca.der, (), FileKey(ca.key), world.env)
+    assert alone.trust_anchor is None
+    assert CertificateAuthority(ca.der, (root.der,), FileKey(ca.key), world.env).trust_anchor == root.der
+    world.ca = alone
+    world.restart()
+    secret = await world.add_secret()
+    seen = await world.send(cert_request("ir", [template()], secret, world.env).der)
+    assert seen is not None
+    assert seen.status()[0] == 0
+    assert not seen.content["caPubs"].isValue
+
+
 # --- faults between two commits --------------------------------------------------------------------------------------
 
 
@@ -164,6 +237,62 @@ async def test_a_malformed_implicitconfirm_is_refused_before_anything_is_claimed
     assert await world.store.list_certificates() == []
     _, again, _ = await world.ir(secret)
     assert again.status()[0] == 0
+
+
+class FullDisk(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError("no space left on device")
+
+
+async def test_a_log_that_cannot_be_written_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    secret = await world.add_secret(uses_left=1)
+    handler = TurnHandler(FullDisk())
+    monkeypatch.setattr(logging.getLogger("cmpd"), "handlers", [handler])
+    world.ca._key = BrokenKey()
+    _, seen, _ = await world.ir(secret)
+    assert (seen.body, seen.status()[2]) == ("error", {"systemFailure"})
+    assert handler.lost > 0
+    assert await world.responder.retry_unfinished() == 0
+    found = await world.store.find_entity("device")
+    assert found is not None
+    assert found.uses_left == 1
+
+
+async def test_no_claim_is_made_while_too_many_wait_to_be_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmpd.responder._MAX_UNFINISHED", 1)
+    store = FailingStore()
+    world = World(store=store)
+    secret = await world.add_secret()
+    store.failing = True
+    await world.ir(secret)
+    _, seen, _ = await world.ir(secret)
+    assert seen.status()[2] == {"systemUnavail"}
+    store.failing = False
+    assert await world.responder.retry_unfinished() == 0
+    assert len(await store.list_certificates()) == 1
+    _, seen, _ = await world.ir(secret)
+    assert seen.status()[0] == 0
+
+
+async def test_many_waits_end_in_few_commits_and_a_late_confirmation_keeps_its_own() -> None:
+    store = CountingStore()
+    world = World(store=store)
+    secret = await world.add_secret()
+    for _ in range(70):
+        await world.ir(secret, implicit=False)
+    world.clock.now += world.enrolment.confirm_wait + 1
+    late = (await store.unconfirmed(int(world.clock.now), 1))[0]
+    store.first = [
+        MoveCertificate(late.certificates[0].serial, CertificateState.ISSUED, CertificateState.CONFIRMED, NOW),
+        MoveTransaction(late.id, TransactionState.CONFIRMING, TransactionState.ENDED, b"", ended_at=NOW),
+    ]
+    store.writes = 0
+    assert await lapse(world.service) == 69
+    assert store.writes == 2 + 64  # the slice with the conflict is ended one by one
+    states = [record.state for record in await store.list_certificates()]
+    assert states.count(CertificateState.REVOKED) == 69
+    assert states.count(CertificateState.CONFIRMED) == 1
 
 
 async def test_lapses_do_not_make_requests_in_flight_stale() -> None:

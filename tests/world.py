@@ -25,7 +25,7 @@ from cmpd.client.messages import Request, Template, cert_request, protect
 from cmpd.client.responses import Answer, Trust, verify
 from cmpd.config import EnrolmentConfig, ProfileConfig
 from cmpd.credentials import CredentialDirectory
-from cmpd.daemon import make_signer
+from cmpd.daemon import make_signer, reserved_names
 from cmpd.env import Env
 from cmpd.handlers.base import Service
 from cmpd.message import Envelope, decode
@@ -111,7 +111,8 @@ class World:
     def restart(self) -> None:
         """New objects over the same store: what a restarted server knows."""
         profiles = {name: Profile(name, rules) for name, rules in self.profiles.items()}
-        self.service = Service(self.env, self.store, self.ca, profiles, self.enrolment)
+        names = reserved_names((self.root, self.cmp))
+        self.service = Service(self.env, self.store, self.ca, profiles, self.enrolment, names)
         self.credentials = CredentialDirectory(self.store, OpenSealer(), (self.root,), self.env)
         settings = Settings(self.policy, self.window, None, asyncio.Event)
         self.responder = Responder(self.service, self.credentials, self.signer, settings)

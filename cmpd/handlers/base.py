@@ -15,13 +15,14 @@ from cmpd.store.base import Store
 
 @frozen
 class Service:
-    """What handlers work with; made once by the daemon."""
+    """What handlers work with; made once by the daemon. `reserved_names`: texts of Names that nobody gets, folded."""
 
     env: Env
     store: Store
     ca: CertificateAuthority
     profiles: Mapping[str, Profile]
     enrolment: EnrolmentConfig
+    reserved_names: frozenset[str] = frozenset()
 
 
 class Claim:

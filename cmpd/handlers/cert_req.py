@@ -22,6 +22,7 @@ from cmpd.policy import (
     check_expiry,
     check_issuer,
     check_profiles,
+    check_reserved,
     check_update,
     choose_profile,
     counts_as_use,
@@ -124,6 +125,7 @@ def _decide(context: Context, request: CertRequest, wanted_profile: str) -> _Dec
         held_key = outline(requester.certificate).public_key if body == "kur" and requester.certificate else None
         profile = service.profiles[name]
         grant = profile.grant(request.template, key, names.subject, names.extensions, int(now), held_key=held_key)
+        check_reserved(grant.subject_text, service.reserved_names)
         if names.changes:
             grant = replace(grant, changes=(*names.changes, *grant.changes))
         grant = service.ca.bound(grant)
@@ -230,7 +232,8 @@ def _ca_pubs(context: Context) -> tuple[bytes, ...]:
     """The trust anchor, in an ip to a MAC-protected ir alone: there the MAC vouches for it (RFC 9810 section 5.3.2)."""
     by_mac = context.request.requester.certificate is None
     wanted = by_mac and context.service.enrolment.ca_pubs and context.request.envelope.body_name == "ir"
-    return (context.service.ca.trust_anchor,) if wanted else ()
+    anchor = context.service.ca.trust_anchor
+    return (anchor,) if wanted and anchor is not None else ()
 
 
 def _answer_type(context: Context) -> int:

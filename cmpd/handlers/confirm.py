@@ -4,9 +4,8 @@
 A certificate that is not accepted is revoked. Its enrolment stays counted: it was in the requester's hands.
 """
 
-import contextlib
 import hmac
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from cmpd import audit
 from cmpd.asn1 import der
@@ -35,6 +34,11 @@ from cmpd.transaction import check_continues
 
 _REASON = "cessationOfOperation"
 """CRLReason of a certificate that its end entity never took into use."""
+
+_SLICE = 64  # transactions that lapse in one commit
+
+_End = tuple[tuple[Change, ...], Callable[[], None]]
+"""What ends a wait: the changes, and what to tell the audit log once they are durable."""
 
 
 def _continue(context: Context, event: TransactionEvent) -> TransactionRecord:
@@ -99,17 +103,25 @@ async def handle_error(context: Context) -> Reply:
     return Reply(body_type, body, changes, after_write=after_write)
 
 
-async def lapse(service: Service, limit: int = 1000) -> int:
+async def lapse(service: Service, limit: int = 512) -> int:
     """Revoke what was not confirmed in time, at most `limit` transactions; returns how many there were."""
     records = await service.store.unconfirmed(int(service.env.now()), limit)
-    lapsed = 0
-    for record in records:
-        changes, after_write = _decide(service, record, set(), record.server_nonce, TransactionEvent.LAPSE)
-        with contextlib.suppress(StoreConflict):  # the certConf came at the last moment
-            await service.store.write(changes)
-            after_write()
-            lapsed += 1
-    return lapsed
+    ends = [_decide(service, record, set(), record.server_nonce, TransactionEvent.LAPSE) for record in records]
+    return sum([await _end_together(service, ends[at : at + _SLICE]) for at in range(0, len(ends), _SLICE)])
+
+
+async def _end_together(service: Service, ends: Sequence[_End]) -> int:
+    """End these transactions in one unit, or one by one if a certConf came for one of them; how many lapsed."""
+    try:
+        changes = [change for changes, _ in ends for change in changes]
+        await service.store.write(sorted(changes, key=lambda change: isinstance(change, MoveTransaction)))
+    except StoreConflict:
+        if len(ends) == 1:  # its certConf came at the last moment
+            return 0
+        return sum([await _end_together(service, [end]) for end in ends])
+    for _, after_write in ends:
+        after_write()
+    return len(ends)
 
 
 def _find(record: TransactionRecord, status: CertStatus) -> CertificateRecord:
@@ -143,8 +155,7 @@ def _decide(
     accepted: set[bytes],
     nonce: bytes,
     event: TransactionEvent,
-) -> tuple[tuple[Change, ...], Callable[[], None]]:
-    """The changes that end the wait, and what to tell the audit log once they are durable."""
+) -> _End:
     now = int(service.env.now())
     refused = CertificateEvent.LAPSE if event is TransactionEvent.LAPSE else CertificateEvent.REJECT
     changes: list[Change] = []

@@ -48,7 +48,7 @@ class Profile:
         """
         _check_fields(template)
         public_key = template.public_key or b""
-        if public_key == held_key and not self.rules.allow_key_reuse:
+        if held_key is not None and not self.rules.allow_key_reuse and load_public_key(held_key) == key:
             raise BadCertTemplate("CertTemplate.publicKey: want a new key, have that of the certificate to be updated")
         kind = check_key(key, public_key, self.rules)
         name = self._read_subject(subject)

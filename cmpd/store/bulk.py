@@ -104,9 +104,7 @@ def _take_uses(cursor: sqlite3.Cursor, changes: list[TakeUse]) -> bool:
         takers.setdefault(change.entity_id, []).append(change.transaction_id)
     limited: list[tuple[int]] = []
     for chunk in _chunks(list(takers)):
-        cursor.execute(
-            _statement("SELECT id, disabled, uses_left FROM entity WHERE id IN (", "?", ")", len(chunk)), chunk
-        )
+        cursor.execute(_statement(_ENTITIES, "?", ")", len(chunk)), chunk)
         found = cursor.fetchall()
         if len(found) != len(chunk) or any(disabled for _, disabled, _ in found):
             return False
