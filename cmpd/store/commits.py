@@ -64,6 +64,8 @@ class Unit:
 Outcome = tuple[Any, Exception | None]  # what a unit returned, or why it was undone
 _NOTHING: Outcome = (None, None)
 
+_MOST_TURNS = 16
+
 
 def as_store_error(error: Exception) -> Exception:
     """SQLite's errors as StoreError; what is raised on purpose, or is a mistake of ours, as it is."""
@@ -166,9 +168,20 @@ class GroupCommit:
     async def _work(self) -> None:
         while True:
             await self._arrived.wait()
+            await self._gather()
             batch = self._take()
             if batch:
                 await self._write_batch(batch)
+
+    async def _gather(self) -> None:
+        """As long as each turn of the loop brings more units, wait for the next: a commit costs as much as several."""
+        for _ in range(_MOST_TURNS):
+            have = len(self._waiting)
+            if have >= self._max_batch:
+                return
+            await asyncio.sleep(0)
+            if len(self._waiting) == have:
+                return
 
     def _take(self) -> list[Unit]:
         batch: list[Unit] = []
