@@ -199,7 +199,7 @@ def test_each_line_names_the_file(tmp_path: Path):
 def test_values_are_frozen():
     config = parse(document(), BASE)
     with pytest.raises(ValueError, match="frozen"):
-        config.log.level = "debug"  # type: ignore[misc]
+        config.log.level = "debug"
 
 
 # --- rules -----------------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ async def test_keys_of_every_kind_prove_possession_and_protect(world: World, key
 @pytest.mark.parametrize("mac", ["pbm", "pbmac1"])
 async def test_the_answer_has_the_same_mac_parameters_as_the_request(world: World, mac: str) -> None:
     secret = await world.add_secret()
-    request, seen, _ = await world.ir(SharedSecret(secret.reference, secret.secret, mac, 2000))  # type: ignore[arg-type]
+    request, seen, _ = await world.ir(SharedSecret(secret.reference, secret.secret, mac, 2000))
     assert seen.envelope.header.protection_alg == request.protector.algorithm
 
 
@@ -156,7 +156,7 @@ async def test_several_requests_in_one_message_are_judged_one_by_one(world: Worl
 # --- confirmation ----------------------------------------------------------------------------------------------------
 
 
-async def enrol_explicitly(world: World, body: str = "ir"):  # type: ignore[no-untyped-def]
+async def enrol_explicitly(world: World, body: str = "ir"):
     secret = await world.add_secret(uses_left=1)
     request, seen, _ = await world.ir(secret, implicit=False, body=body)
     return secret, request, seen
@@ -502,7 +502,7 @@ async def test_a_missing_subject_is_the_registered_one(world: World) -> None:
     ],
 )
 async def test_what_the_holder_of_a_certificate_may_ask_for_is_policy(scope: str, subject: str, granted: bool) -> None:
-    world = World(enrolment=EnrolmentConfig(certificate_holder_may_ask_for=scope))  # type: ignore[arg-type]
+    world = World(enrolment=EnrolmentConfig(certificate_holder_may_ask_for=scope))
     secret = await world.add_secret(subject="/O=Test", is_ra=True)
     holder = await world.holder(secret, "/O=Test/CN=device")
     await world.store.disable_entity("nobody")
@@ -518,14 +518,14 @@ async def test_what_the_holder_of_a_certificate_may_ask_for_is_policy(scope: str
         assert seen.status()[2] == {"notAuthorized"}
 
 
-async def copy_without_ra(world: World, entity):  # type: ignore[no-untyped-def]
+async def copy_without_ra(world: World, entity):
     """The same store in which the entity is no RA."""
 
     class Other:
-        def __getattr__(self, name: str):  # type: ignore[no-untyped-def]
+        def __getattr__(self, name: str):
             return getattr(original, name)
 
-        async def find_entity_by_id(self, entity_id: int):  # type: ignore[no-untyped-def]
+        async def find_entity_by_id(self, entity_id: int):
             return entity
 
     original = world.store
@@ -632,7 +632,7 @@ async def test_what_must_not_be_granted_is_refused_with_badcerttemplate(
     secret = await world.add_secret()
     key = ec.generate_private_key(ec.SECP256R1())
     wish = {"subject": encode_name("/CN=x")} | wish
-    template = Template(key, **wish)  # type: ignore[arg-type]
+    template = Template(key, **wish)
     seen = await world.ask(cert_request("ir", [template], secret, world.env), secret)
     assert (seen.body, seen.status()[2]) == ("ip", {"badCertTemplate"})
     assert part in seen.status()[1]

@@ -27,7 +27,7 @@ class Client(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
+        self._transport = transport
 
     def begin(self) -> None:
         if not self._queue:
@@ -70,7 +70,7 @@ async def generate(queue: list[bytes], host: str, port: int, connections: int) -
     dones = [loop.create_future() for _ in range(connections)]
     clients = []
     for done in dones:
-        _, client = await loop.create_connection(lambda done=done: Client(queue, latencies, done), host, port)  # type: ignore[misc]
+        _, client = await loop.create_connection(lambda done=done: Client(queue, latencies, done), host, port)
         clients.append(client)
     print("ready", flush=True)
     await loop.run_in_executor(None, sys.stdin.readline)

@@ -290,7 +290,7 @@ def test_check_says_when_the_database_cannot_be_used(run: Run, ca: Path):
 def test_serve_hands_the_configuration_to_the_daemon(run: Run, ca: Path, monkeypatch: pytest.MonkeyPatch):
     given: list[Config] = []
     daemon = types.ModuleType("cmpd.daemon")
-    daemon.run = lambda config: given.append(config) or 3  # type: ignore[attr-defined]
+    daemon.run = lambda config: given.append(config) or 3
     monkeypatch.setitem(sys.modules, "cmpd.daemon", daemon)
     assert run("serve").code == 3
     assert given == [load(ca / "cmpd.toml")]

@@ -213,5 +213,5 @@ def error_content(text: str, *bits: int) -> bytes:
 
 def forged(ca: Ca, **what: object) -> Ca:
     """The CA with this forged in its next answers."""
-    ca.forge = replace(ca.forge, **what)  # type: ignore[arg-type]
+    ca.forge = replace(ca.forge, **what)
     return ca

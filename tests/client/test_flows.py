@@ -331,7 +331,7 @@ async def test_the_answer_to_cert_conf_is_verified_too(ca: Ca, error: type[Excep
 
 async def test_octets_that_are_no_message_are_not_believed(ca: Ca) -> None:
     for octets in (b"\x30", b"not DER", bytes(100), b"\x30\x82\xff\xff" + bytes(50)):
-        ca.respond = lambda _, octets=octets: octets  # type: ignore[method-assign]
+        ca.respond = lambda _, octets=octets: octets
         with pytest.raises(VerificationError):
             await enrol(ca)
 

@@ -251,7 +251,7 @@ def test_cert_hash_is_made_by_the_hash_of_the_certificates_own_signature(
         x509.CertificateBuilder(like.subject, like.subject, like.public_key(), 1)
         .not_valid_before(like.not_valid_before_utc)
         .not_valid_after(like.not_valid_after_utc)
-        .sign(signer, algorithm)  # type: ignore[arg-type]
+        .sign(signer, algorithm)
         .public_bytes(serialization.Encoding.DER)
     )
     assert messages.cert_hash(Certificate.load(certificate)) == hashlib.new(wanted, certificate).digest()

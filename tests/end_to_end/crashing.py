@@ -176,7 +176,7 @@ def wrap(bomb: Bomb, ca_key: Path, journal: Path, broken: bool) -> None:
 
     class DyingConnection(Connection):
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(DyingTransport(transport, bomb))  # type: ignore[arg-type]
+            super().connection_made(DyingTransport(transport, bomb))
 
     class DyingServer(TcpServer):
         def _connect(self) -> Connection:
@@ -184,7 +184,7 @@ def wrap(bomb: Bomb, ca_key: Path, journal: Path, broken: bool) -> None:
 
     daemon.open_store = open_dying
     daemon.load_key = load_dying
-    daemon.TcpServer = DyingServer  # type: ignore[misc]
+    daemon.TcpServer = DyingServer
     cmpd.store.sqlite._open_file = open_dying_file
     cmpd.store.queries.recover = recover_and_die
 

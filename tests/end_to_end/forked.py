@@ -139,7 +139,7 @@ def _wait_until_ready(server: Server) -> None:
 
 def _read(program: subprocess.Popen[str]) -> dict[str, int]:
     assert program.stdout is not None
-    return json.loads(program.stdout.readline())  # type: ignore[no-any-return]
+    return json.loads(program.stdout.readline())
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Result:
 
     @property
     def json(self) -> dict[str, Any]:
-        return json.loads(self.out)  # type: ignore[no-any-return]
+        return json.loads(self.out)
 
 
 Cmpc = Callable[..., Result]

@@ -197,7 +197,7 @@ def rows_of(site: Site, keys: Sequence[PrivateKey]) -> list[tuple[str, bytes | N
 
 def uses_left(site: Site, reference: str) -> int | None:
     [(uses,)] = query(site, "SELECT uses_left FROM entity WHERE reference = ?", reference)
-    return uses  # type: ignore[no-any-return]
+    return uses
 
 
 def transaction_state(site: Site, request: Request) -> list[str]:

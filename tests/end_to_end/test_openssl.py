@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.bridge import ThreadBridge
-from tests.support import Installation, Server, needs_openssl, new_key, run, text_of, verify
+from tests.support import Installation, Server, cmpd, needs_openssl, new_key, run, text_of, verify
 
 pytestmark = needs_openssl
 
@@ -195,3 +195,34 @@ def test_one_connection_serves_many_transactions(site: Site, tmp_path: Path) -> 
     options = ["-cmd", "ir", "-newkey", key, "-subject", "/CN=device", "-certout", tmp_path / "cert.pem"]
     printed = site.openssl(*options, "-repeat", "20", *site.mac())
     assert len(re.findall("received PKICONF", printed)) == 20
+
+
+def issue(directory: Path, name: str, issuer: str | None, subject: str, extensions: str) -> Path:
+    """A certificate made by openssl, self-signed without `issuer`; its key stands beside it."""
+    (directory / f"{name}.cnf").write_text(extensions)
+    key, request, certificate = (directory / f"{name}.{end}" for end in ("key", "csr", "pem"))
+    new_key(key, "rsa2048")
+    run(["openssl", "req", "-new", "-config", "/dev/null", "-key", key, "-subj", subject, "-out", request])
+    signer = ["-signkey", key]
+    if issuer is not None:
+        signer = ["-CA", directory / f"{issuer}.pem", "-CAkey", directory / f"{issuer}.key", "-CAcreateserial"]
+    files = ["-in", request, "-extfile", directory / f"{name}.cnf", "-out", certificate]
+    run(["openssl", "x509", "-req", "-days", "30", *files, *signer])
+    return certificate
+
+
+def test_a_device_with_its_makers_certificate_is_enrolled_and_updates(site: Site, tmp_path: Path) -> None:
+    """RFC 9483 section 4.1.1: a device certificate of another PKI, whose root the operator has registered."""
+    ca = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\nsubjectKeyIdentifier=hash\n"
+    root = issue(tmp_path, "root", None, "/O=Maker/CN=Root", ca)
+    middle = issue(tmp_path, "middle", "root", "/O=Maker/CN=Issuing", ca + "authorityKeyIdentifier=keyid\n")
+    own = "keyUsage=critical,digitalSignature\nsubjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+    device = issue(tmp_path, "device", "middle", "/O=Maker/CN=serial 4711", own)
+    cmpd("entity", "add", "maker", "--config", site.installation.config, "--cert", root)
+    key, certificate = new_key(tmp_path / "new.key", "p256"), tmp_path / "new.pem"
+    wish = ["-newkey", key, "-subject", "/O=Maker/CN=serial 4711", "-certout", certificate]
+    site.openssl("-cmd", "ir", *wish, "-untrusted", middle, *site.signed(device, tmp_path / "device.key"))
+    updated = tmp_path / "updated.pem"
+    newer = new_key(tmp_path / "newer.key", "p384")
+    site.openssl("-cmd", "kur", "-newkey", newer, "-certout", updated, *site.signed(certificate, key))
+    verify(site.installation.anchor, updated)

@@ -75,7 +75,7 @@ def state_of(site: Site, serial: int) -> tuple[str, str | None]:
     with closing(sqlite3.connect(f"{site.database.as_uri()}?mode=ro", uri=True)) as database:
         octets = serial.to_bytes(16, "big")
         sql = "SELECT state, changed_by FROM certificate WHERE serial = ?"
-        return database.execute(sql, (octets,)).fetchone()  # type: ignore[no-any-return]
+        return database.execute(sql, (octets,)).fetchone()
 
 
 def stop(server: Server, how: str) -> None:

@@ -340,7 +340,7 @@ ROWS = list(requests())
 
 @pytest.mark.parametrize("kind", ["mac", "signature"])
 @pytest.mark.parametrize(("change", "failure"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
-async def test_a_wrong_certreqmsg_is_rejected_in_the_answer_of_its_kind(kind, change, failure) -> None:  # type: ignore[no-untyped-def]
+async def test_a_wrong_certreqmsg_is_rejected_in_the_answer_of_its_kind(kind, change, failure) -> None:
     world = World(enrolment=EnrolmentConfig(certificate_holder_may_ask_for="any"))
     credential = await craft.client(world, kind)
     draft, protector = craft.request(world, credential)
@@ -349,7 +349,7 @@ async def test_a_wrong_certreqmsg_is_rejected_in_the_answer_of_its_kind(kind, ch
     await rejected(world, octets, failure, craft.ANSWERS[craft.BODIES[kind]], kind, credential)
 
 
-async def rejected(world: World, octets: bytes, failure: str, body: str, kind: str, credential) -> None:  # type: ignore[no-untyped-def]
+async def rejected(world: World, octets: bytes, failure: str, body: str, kind: str, credential) -> None:
     before = await craft.issued(world)
     seen = await craft.answer(world, octets)
     assert seen.body == body
@@ -389,7 +389,7 @@ def not_der():
 
 @pytest.mark.parametrize("spoil", [row[1] for row in not_der()], ids=[row[0] for row in not_der()])
 @pytest.mark.parametrize("place", ["body", "CertReqMsg", "certTemplate"])
-async def test_a_body_that_is_no_der_is_told_baddataformat(place: str, spoil) -> None:  # type: ignore[no-untyped-def]
+async def test_a_body_that_is_no_der_is_told_baddataformat(place: str, spoil) -> None:
     world = World()
     credential = await craft.client(world, "mac")
     draft, protector = craft.request(world, credential)
@@ -450,7 +450,7 @@ async def test_certreqids_must_differ_and_messages_have_at_most_sixteen() -> Non
 
 def p10(
     key: ec.EllipticCurvePrivateKey, *, version=b"\x02\x01\0", subject=SUBJECT, spki=None, attributes=b"\xa0\0"
-) -> bytes:  # type: ignore[no-untyped-def]
+) -> bytes:
     info = der.seq(version, subject, public_key_info(key) if spki is None else spki, attributes)
     return der.seq(info, ECDSA, der.encode_bits(key.sign(info, ec.ECDSA(hashes.SHA256()))))
 
@@ -489,7 +489,7 @@ def p10s():
 
 @pytest.mark.parametrize("kind", ["mac", "signature"])
 @pytest.mark.parametrize(("make", "failure"), [row[1:] for row in p10s()], ids=[row[0] for row in p10s()])
-async def test_a_wrong_pkcs10_is_rejected_in_a_cp_with_certreqid_minus_one(kind: str, make, failure: str) -> None:  # type: ignore[no-untyped-def]
+async def test_a_wrong_pkcs10_is_rejected_in_a_cp_with_certreqid_minus_one(kind: str, make, failure: str) -> None:
     world = World()
     credential = await craft.client(world, kind)
     draft, protector = craft.request(world, credential)
@@ -523,11 +523,11 @@ def _cert_id(issuer: bytes, serial: bytes) -> bytes:
         ),
     ],
 )
-async def test_a_wrong_oldcertid_is_rejected(cert_id, failure: str) -> None:  # type: ignore[no-untyped-def]
+async def test_a_wrong_oldcertid_is_rejected(cert_id, failure: str) -> None:
     world = World()
     holder = await craft.client(world, "signature")
     draft, protector = craft.request(world, holder, "kur")
-    value = cert_id(holder.certificate.issuer, holder.certificate.serial)  # type: ignore[union-attr]
+    value = cert_id(holder.certificate.issuer, holder.certificate.serial)
     ask = Ask(ec.generate_private_key(ec.SECP256R1()), controls=der.seq(der.seq(OLD_CERT_ID, value)))
     octets = draft.content(der.seq(ask.message)).seal(protector)
     await rejected(world, octets, failure, "kup", "signature", holder)
@@ -585,7 +585,7 @@ def statuses():
 
 @pytest.mark.parametrize("kind", ["mac", "signature"])
 @pytest.mark.parametrize(("make", "failure"), [row[1:] for row in statuses()], ids=[row[0] for row in statuses()])
-async def test_a_wrong_certconf_confirms_nothing_and_ends_the_transaction(kind: str, make, failure: str) -> None:  # type: ignore[no-untyped-def]
+async def test_a_wrong_certconf_confirms_nothing_and_ends_the_transaction(kind: str, make, failure: str) -> None:
     """RFC 9483 section 3.6.4: after a negative answer the operation has failed, so the certificate is revoked."""
     world = World()
     credential = await craft.client(world, kind)

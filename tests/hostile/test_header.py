@@ -356,7 +356,7 @@ def whole():
 
 
 @pytest.mark.parametrize("spoil", [row[1] for row in whole()], ids=[row[0] for row in whole()])
-async def test_what_is_no_pkimessage_is_told_baddataformat_and_signed(spoil) -> None:  # type: ignore[no-untyped-def]
+async def test_what_is_no_pkimessage_is_told_baddataformat_and_signed(spoil) -> None:
     world = World()
     draft, protector = craft.request(world, await craft.client(world, "mac"))
     await craft.refused(world, spoil(draft.seal(protector)), "badDataFormat", by="signature")

@@ -118,7 +118,7 @@ def test_half_frames_and_silence_are_cut_and_disturb_nobody(server: Server) -> N
     wait_for(lambda: descriptors(server) <= before + 2)
 
 
-def wait_for(condition) -> None:  # type: ignore[no-untyped-def]
+def wait_for(condition) -> None:
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline

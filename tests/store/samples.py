@@ -25,7 +25,7 @@ def octets(number: int, length: int = 16) -> bytes:
 
 
 def entity(reference: str = "device-1", *, uses_left: int | None = None, **fields: object) -> Entity:
-    return Entity(0, reference, EntityKind.SECRET, uses_left=uses_left, created_at=NOW, **fields)  # type: ignore[arg-type]
+    return Entity(0, reference, EntityKind.SECRET, uses_left=uses_left, created_at=NOW, **fields)
 
 
 def transaction(number: int, owner: Entity, **fields: object) -> TransactionRecord:
@@ -36,7 +36,7 @@ def transaction(number: int, owner: Entity, **fields: object) -> TransactionReco
         "body": "ir",
         "started_at": NOW,
     }
-    return TransactionRecord(octets(number), **plain | fields)  # type: ignore[arg-type]
+    return TransactionRecord(octets(number), **plain | fields)
 
 
 def intent(number: int, owner: Entity, *, transaction_number: int | None = None, **fields: object) -> Intent:
@@ -54,7 +54,7 @@ def intent(number: int, owner: Entity, *, transaction_number: int | None = None,
         "tbs": b"tbs" * 100,
         "created_at": NOW,
     }
-    return Intent(**plain | fields)  # type: ignore[arg-type]
+    return Intent(**plain | fields)
 
 
 def opening(number: int, owner: Entity) -> list[Change]:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 @contextlib.asynccontextmanager
 async def opened(path: Path, *, serving: bool = True, **limits: int | float) -> AsyncIterator[SqliteStore]:
-    store = await SqliteStore.open(path, serving=serving, **limits)  # type: ignore[arg-type]
+    store = await SqliteStore.open(path, serving=serving, **limits)
     try:
         yield store
     finally:
@@ -113,7 +113,7 @@ async def test_a_mistake_in_a_unit_reaches_its_caller_and_harms_nobody_else(sqli
     bad = [OpenTransaction(transaction(9, owner)), "not a change"]
     results = await asyncio.gather(
         sqlite.write(opening(1, owner)),
-        sqlite.write(bad),  # type: ignore[arg-type]
+        sqlite.write(bad),
         sqlite.write(opening(2, owner)),
         return_exceptions=True,
     )
