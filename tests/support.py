@@ -1,5 +1,6 @@
 """A real installation in a temporary directory, its server in a real process, and openssl as a client."""
 
+import json
 import os
 import re
 import shutil
@@ -7,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +33,33 @@ def cmpd(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProcess
     return run([sys.executable, "-m", "cmpd", *arguments], ok=ok)
 
 
+def wait_for_line(
+    log: Path, pattern: str, seconds: float, has_ended: Callable[[], bool] = lambda: False
+) -> re.Match[str]:
+    """The first match in a log, which must come in time and before its writer ends."""
+    deadline = time.monotonic() + seconds
+    while True:
+        is_last = has_ended() or time.monotonic() > deadline  # asked first: what was written before the end counts
+        text = log.read_text() if log.exists() else ""
+        if found := re.search(pattern, text):
+            return found
+        assert not is_last, f"no line matches {pattern!r} in the log:\n{text}"
+        time.sleep(0.005)
+
+
+@dataclass
+class Result:
+    """What a command that was called in this process did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
 @dataclass
 class Server:
     """A serving process. The file `log` grows while it runs."""
@@ -44,17 +73,7 @@ class Server:
         return self.log.read_text()
 
     def wait_for_log(self, pattern: str, seconds: float = 20) -> re.Match[str]:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if found := re.search(pattern, self.log_text()):
-                return found
-            if self.process.poll() is not None and not re.search(pattern, self.log_text()):
-                time.sleep(0.1)
-                break
-            time.sleep(0.01)
-        if found := re.search(pattern, self.log_text()):
-            return found
-        raise AssertionError(f"no line matches {pattern!r} in the log:\n{self.log_text()}")
+        return wait_for_line(self.log, pattern, seconds, lambda: self.process.poll() is not None)
 
     def kill(self) -> None:
         self.process.kill()

@@ -93,10 +93,6 @@ class Certificate:
             return True
         return bool(getattr(key_usage, usage))
 
-    def valid_at(self, now: float) -> bool:
-        """Whether `now` (Unix seconds) is within its validity."""
-        return self.parsed.not_valid_before_utc.timestamp() <= now <= self.parsed.not_valid_after_utc.timestamp()
-
     @property
     def pem(self) -> bytes:
         """The PEM form."""

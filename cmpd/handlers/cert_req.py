@@ -5,6 +5,7 @@ that one request. All grants of a message become intents, durable in one unit to
 are signed; the certificates become durable together with the answer, which the responder writes.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -15,7 +16,7 @@ from cmpd.frozen import frozen
 from cmpd.handlers.base import Context, Reply
 from cmpd.lifecycle import NEXT as CERTIFICATE_NEXT
 from cmpd.lifecycle import Event as CertificateEvent
-from cmpd.message import BODY_NAMES, BODY_TYPES, Envelope
+from cmpd.message import BODY_TYPES, Envelope
 from cmpd.outline import outline
 from cmpd.policy import (
     allow,
@@ -217,7 +218,7 @@ def _grant(
         implicit_confirm=implicit,
         confirm_wait=confirm_by,
         extra_certs=service.ca.issuing_chain,
-        after_write=lambda: _audit_grant(context, decisions, intents, state),
+        after_write=lambda: _audit(context, decisions, intents, state),
     )
 
 
@@ -237,7 +238,7 @@ def _ca_pubs(context: Context) -> tuple[bytes, ...]:
 
 
 def _answer_type(context: Context) -> int:
-    return BODY_TYPES[ANSWERS[BODY_NAMES[context.request.envelope.body_type]]]
+    return BODY_TYPES[ANSWERS[context.request.envelope.body_name]]
 
 
 def _reject(context: Context, decisions: list[_Decision]) -> Reply:
@@ -246,17 +247,21 @@ def _reject(context: Context, decisions: list[_Decision]) -> Reply:
         _answer_type(context),
         cert_rep_body([_response(decision, {}) for decision in decisions], ()),
         (OpenTransaction(_record(context, TransactionState.ENDED)),),
-        after_write=lambda: _audit_grant(context, decisions, [], None),
+        after_write=lambda: _audit(context, decisions),
     )
 
 
-def _audit_grant(
-    context: Context, decisions: list[_Decision], intents: list[Intent], state: CertificateState | None
+def _audit(
+    context: Context,
+    decisions: Sequence[_Decision],
+    intents: Sequence[Intent] = (),
+    state: CertificateState = CertificateState.ISSUED,
 ) -> None:
+    """Tell what was issued, all in one state, and what was rejected."""
     requester = context.request.requester
     body = context.request.envelope.body_name
     for intent in intents:
-        audit.certificate_issued(intent, state or CertificateState.ISSUED, requester.entity.reference, body)
+        audit.certificate_issued(intent, state, requester.entity.reference, body)
     for decision in decisions:
         if decision.fault is not None:
             audit.request_rejected(body, context.transaction_id, requester.entity.reference, decision.fault)

@@ -48,8 +48,10 @@ def _continue(context: Context, event: TransactionEvent) -> TransactionRecord:
 
 
 async def handle_cert_conf(context: Context) -> Reply:
-    """CertConf -> pkiconf. What cannot be read, or has a wrong hash or certReqId, confirms nothing and ends the
-    transaction: after a negative answer it has failed (RFC 9483 section 3.6.4).
+    """The answer to certConf: pkiconf.
+
+    What cannot be read, or has a wrong hash or certReqId, confirms nothing and ends the transaction: after a negative
+    answer it has failed (RFC 9483 section 3.6.4).
     """
     record = _continue(context, TransactionEvent.CERT_CONF)
     accepted: set[bytes] = set()
@@ -83,7 +85,7 @@ def _read_accepted(context: Context, record: TransactionRecord) -> set[bytes]:
 
 
 async def handle_pkiconf(context: Context) -> Reply:
-    """Pkiconf from a client: all certificates are accepted; there is no CMP answer to it."""
+    """A pkiconf from a client: all certificates are accepted; there is no CMP answer to it."""
     record = _continue(context, TransactionEvent.PKICONF)
     if context.request.envelope.body != der.NULL_TLV:
         raise BadDataFormat("PKIConfirmContent: want NULL (RFC 9810 section 5.3.17)")
@@ -93,7 +95,7 @@ async def handle_pkiconf(context: Context) -> Reply:
 
 
 async def handle_error(context: Context) -> Reply:
-    """Error from a client -> pkiconf. If certConf was awaited, the certificates are rejected."""
+    """The answer to an error from a client: pkiconf. If certConf was awaited, the certificates are rejected."""
     load_strict(ErrorMsgContent, context.request.envelope.body, noun="ErrorMsgContent")
     body_type, body = pkiconf_body()
     if context.record is None or context.record.state is not TransactionState.CONFIRMING:

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from cmpd.install import Plan, make_root
 from cmpd.signing import file as signing_file
 from cmpd.store import sealing
 from tests.end_to_end.crashing import SCRYPT_N
+from tests.support import wait_for_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,11 +40,7 @@ class Server:
         return self.log.read_text() if self.log.exists() else ""
 
     def wait_for_log(self, pattern: str, seconds: float = 20) -> re.Match[str]:
-        deadline = time.monotonic() + seconds
-        while (found := re.search(pattern, self.log_text())) is None:
-            assert time.monotonic() < deadline, f"no line matches {pattern!r} in the log:\n{self.log_text()}"
-            time.sleep(0.002)
-        return found
+        return wait_for_line(self.log, pattern, seconds)
 
     def signal(self, number: signal.Signals) -> None:
         if self.exit_code is None:

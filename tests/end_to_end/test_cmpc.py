@@ -1,15 +1,12 @@
 """The command cmpc, and the client below it, against a serving process."""
 
 import asyncio
-import json
 import signal
 import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -29,7 +26,7 @@ from cmpd.client.responses import verify
 from tests import chains
 from tests.end_to_end.asking import ENV, certificates_in, confirmation, enrol, ir, new_key, trust_in
 from tests.end_to_end.forked import Server, Site, made
-from tests.support import needs_openssl, run
+from tests.support import Result, needs_openssl, run
 from tests.support import verify as openssl_verify
 
 KINDS = ["p256", "p384", "p521", "rsa2048", "ed25519", "ed448"]
@@ -40,17 +37,6 @@ extended_key_usage = ["serverAuth"]
 validity = "30d"
 max_validity = "90d"
 """
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        return json.loads(self.out)
 
 
 Cmpc = Callable[..., Result]

@@ -1,13 +1,10 @@
 """Operators' commands beside a serving process: what they change holds from the next message on."""
 
-import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -21,19 +18,7 @@ from cmpd.client.responses import Trust, read_cert_rep, verify
 from tests import chains
 from tests.end_to_end.asking import ENV, ask, certificates_in, confirmation, enrol, ir, trust_in
 from tests.end_to_end.forked import Server, Site, made
-from tests.support import Installation, run
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
+from tests.support import Installation, Result, run
 
 Operator = Callable[..., Result]
 
