@@ -6,7 +6,7 @@ They write to the logger "cmpd.audit". The database has the same facts for as lo
 import logging
 
 from cmpd.errors import CmpError
-from cmpd.records import CertificateState, Intent
+from cmpd.records import CertificateState, Intent, StatusChange
 
 _log = logging.getLogger("cmpd.audit")
 
@@ -61,6 +61,27 @@ def certificate_revoked(serial: bytes, reason: str, cause: str) -> None:
     _log.warning("certificate revoked serial=%s reason=%s cause=%r", serial.hex(), reason, cause)
 
 
+def certificate_suspended(serial: bytes, cause: str) -> None:
+    """A certificate was put on hold."""
+    _log.warning("certificate suspended serial=%s cause=%r", serial.hex(), cause)
+
+
+def certificate_resumed(serial: bytes, cause: str) -> None:
+    """A suspended certificate is valid again."""
+    _log.warning("certificate resumed serial=%s cause=%r", serial.hex(), cause)
+
+
+def status_changed(change: StatusChange) -> None:
+    """A certificate was revoked, suspended or resumed by an operator's command."""
+    match change.state:
+        case CertificateState.SUSPENDED:
+            certificate_suspended(change.serial, change.by)
+        case CertificateState.CONFIRMED:
+            certificate_resumed(change.serial, change.by)
+        case _:
+            certificate_revoked(change.serial, change.reason or "unspecified", change.by)
+
+
 def announcement_received(body: str, reference: str) -> None:
     """An announcement came; cmpd does nothing about it."""
     _log.info("announcement received body=%s entity=%r", body, reference)
@@ -69,3 +90,13 @@ def announcement_received(body: str, reference: str) -> None:
 def claim_taken_back(transaction_id: bytes) -> None:
     """Certificates were about to be signed, or signed and never sent; they are abandoned."""
     _log.error("claim taken back transaction=%s", transaction_id.hex())
+
+
+def passphrase_received(key_id: bytes, reference: str, transaction_id: bytes) -> None:
+    """A revocation passphrase came and is about to be kept; what is written of its request says whether it was."""
+    _log.info(
+        "revocation passphrase received keyId=%s entity=%r transaction=%s",
+        key_id.hex(),
+        reference,
+        transaction_id.hex(),
+    )

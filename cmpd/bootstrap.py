@@ -1,4 +1,4 @@
-"""The certificates that must exist before a CA can issue any: its own, or the request for it, and the CMP one.
+"""The certificates that must exist before a CA can issue any: its own, or the request for it, and its server's.
 
 Built from DER fragments like all others of this CA. `path_to_root` is how a certificate made elsewhere is taken in.
 """
@@ -10,6 +10,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from cmpd.asn1 import der, names
 from cmpd.asn1.algorithms import SigningPrivateKey, signature_algorithm
@@ -30,17 +31,18 @@ _SUBJECT_KEY_ID: Final = "2.5.29.14"
 _AUTHORITY_KEY_ID: Final = "2.5.29.35"
 CMC_CA: Final = "1.3.6.1.5.5.7.3.27"
 _EXTENSION_REQUEST: Final = "1.2.840.113549.1.9.14"
-_DIGITAL_SIGNATURE, _KEY_CERT_SIGN, _CRL_SIGN = 0, 5, 6
+_DIGITAL_SIGNATURE, _KEY_ENCIPHERMENT, _KEY_CERT_SIGN, _CRL_SIGN = 0, 2, 5, 6
+_MAX_COMMON_NAME: Final = 64
 _COMMON_NAME: Final = der.tlv(der.OID, names.COMMON_NAME)
 
 
-def same_kind(key: SigningPrivateKey) -> SigningPrivateKey:
-    """A new key of the same type; RSA of at least 3072 bits."""
-    if isinstance(key, ec.EllipticCurvePrivateKey):
+def same_kind(key: SigningPrivateKey | PublicKeyTypes) -> SigningPrivateKey:
+    """A new key of the same type as a private or a public one; RSA of at least 3072 bits."""
+    if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
         return ec.generate_private_key(key.curve)
-    if isinstance(key, rsa.RSAPrivateKey):
+    if isinstance(key, rsa.RSAPrivateKey | rsa.RSAPublicKey):
         return rsa.generate_private_key(65537, max(3072, key.key_size))
-    if isinstance(key, ed448.Ed448PrivateKey):
+    if isinstance(key, ed448.Ed448PrivateKey | ed448.Ed448PublicKey):
         return ed448.Ed448PrivateKey.generate()
     return ed25519.Ed25519PrivateKey.generate()
 
@@ -55,6 +57,28 @@ def root_certificate(key: SigningPrivateKey, subject: bytes, env: Env) -> bytes:
 
 def cmp_certificate(key: SigningPrivateKey, ca_key: SigningPrivateKey, ca_certificate: bytes, env: Env) -> bytes:
     """DER of the certificate of `key` that signs CMP responses (id-kp-cmcCA), issued by the CA."""
+    extensions = (
+        _extension(_KEY_USAGE, der.encode_named_bits(_DIGITAL_SIGNATURE), critical=True),
+        _extension(_EXTENDED_KEY_USAGE, der.seq(der.encode_oid(CMC_CA))),
+    )
+    return _own_certificate(key, "CMP", extensions, ca_key, ca_certificate, env)
+
+
+def encryption_certificate(key: rsa.RSAPrivateKey, ca_key: SigningPrivateKey, ca_certificate: bytes, env: Env) -> bytes:
+    """DER of the certificate of `key` that clients encrypt to (caProtEncCert), issued by the CA."""
+    usage = _extension(_KEY_USAGE, der.encode_named_bits(_KEY_ENCIPHERMENT), critical=True)
+    return _own_certificate(key, "encryption", (usage,), ca_key, ca_certificate, env)
+
+
+def _own_certificate(
+    key: SigningPrivateKey,
+    role: str,
+    extensions: Sequence[bytes],
+    ca_key: SigningPrivateKey,
+    ca_certificate: bytes,
+    env: Env,
+) -> bytes:
+    """DER of a certificate that the CA issues for its own server; `role` ends its name."""
     spki = public_key_info(key)
     ca = x509.load_der_x509_certificate(ca_certificate)
     issuer = _subject_of(ca_certificate)
@@ -62,27 +86,30 @@ def cmp_certificate(key: SigningPrivateKey, ca_key: SigningPrivateKey, ca_certif
         ca_key_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except x509.ExtensionNotFound:
         ca_key_id = _key_id(public_key_info(ca_key))
-    extensions = (
-        _extension(_KEY_USAGE, der.encode_named_bits(_DIGITAL_SIGNATURE), critical=True),
-        _extension(_EXTENDED_KEY_USAGE, der.seq(der.encode_oid(CMC_CA))),
+    identifiers = (
         _extension(_SUBJECT_KEY_ID, der.encode_octets(_key_id(spki))),
         _extension(_AUTHORITY_KEY_ID, der.seq(der.tlv(0x80, ca_key_id))),
     )
     now = int(env.now())
     ca_start, ca_end = int(ca.not_valid_before_utc.timestamp()), int(ca.not_valid_after_utc.timestamp())
     validity = max(now - BACKDATE, ca_start), min(now + CMP_VALIDITY, ca_end)
-    return _signed(_tbs(ca_key, issuer, validity, _cmp_subject(issuer), spki, extensions, env), ca_key)
+    subject = role_subject(issuer, role)
+    return _signed(_tbs(ca_key, issuer, validity, subject, spki, (*extensions, *identifiers), env), ca_key)
 
 
-def _cmp_subject(issuer: bytes) -> bytes:
-    """The CA's name with " CMP" after its (last) commonName, or with CN=CMP if it has none."""
+def role_subject(issuer: bytes, role: str) -> bytes:
+    """The CA's name with " ROLE" after its (last) commonName, or with CN=ROLE if it has none; DER of Names.
+
+    The CA's commonName is cut so that the whole has at most 64 characters (RFC 5280 ub-common-name).
+    """
     rdns = _members(issuer, der.SEQUENCE)
     texts = [names.attribute_texts((rdn,), names.COMMON_NAME) for rdn in names.read_name(issuer)]
     place = max((i for i, found in enumerate(texts) if found), default=None)
     if place is None:
-        return der.seq(*rdns, der.tlv(der.SET, _common_name("CMP")))
+        return der.seq(*rdns, der.tlv(der.SET, _common_name(role)))
     others = [one for one in _members(rdns[place], der.SET) if _members(one, der.SEQUENCE)[0] != _COMMON_NAME]
-    rdns[place] = der.tlv(der.SET, b"".join(sorted([*others, _common_name(f"{texts[place][0][:60]} CMP")])))
+    common_name = f"{texts[place][0][: _MAX_COMMON_NAME - 1 - len(role)]} {role}"
+    rdns[place] = der.tlv(der.SET, b"".join(sorted([*others, _common_name(common_name)])))
     return der.seq(*rdns)
 
 
@@ -201,6 +228,10 @@ def _check_ca(certificate: x509.Certificate, below: int, now: int) -> None:
         raise ConfigError(f"the certificate of {subject} is not that of a CA: {error}") from error
     if not constraints.ca or not usage.key_cert_sign:
         raise ConfigError(f"the certificate of {subject} is not that of a CA: want CA:TRUE and keyCertSign")
+    if not below and not usage.crl_sign:  # those above publish their own CRLs, with whatever certificate they like
+        raise ConfigError(
+            f"the certificate of {subject} does not allow to sign CRLs: want cRLSign in keyUsage; ask for another one"
+        )
     if constraints.path_length is not None and constraints.path_length < below:
         raise ConfigError(
             f"the certificate of {subject} allows {constraints.path_length} CAs below it (pathLenConstraint), "

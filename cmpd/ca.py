@@ -30,8 +30,12 @@ class SigningError(SystemFailure):
 class CertificateAuthority:
     """One CA certificate with its key. `chain`: the certificates above it, its issuer first, the root perhaps last."""
 
-    def __init__(self, certificate: bytes, chain: tuple[bytes, ...], key: SigningKey, env: Env) -> None:
-        """`certificate` and `chain` are DER. Raises DerError."""
+    def __init__(
+        self, certificate: bytes, chain: tuple[bytes, ...], key: SigningKey, env: Env, *, locations: bytes = b""
+    ) -> None:
+        """`certificate` and `chain` are DER. `locations`: DER of the Extensions of every certificate that say where its
+        status is published (profiles/extensions.py). Raises DerError.
+        """
         own = outline(certificate)
         self.certificate = certificate
         self.chain = chain
@@ -49,7 +53,10 @@ class CertificateAuthority:
         if ski is not None:
             start, stop = der.expect(ski, 0, len(ski), der.OCTET_STRING, "subjectKeyIdentifier")
             identifier = ski[start:stop]
-        self._aki = encode_extension(OID_AKI, der.seq(der.tlv(0x80, identifier)))
+        self.public_key = own.public_key
+        self.algorithm = key.algorithm
+        self.aki = encode_extension(OID_AKI, der.seq(der.tlv(0x80, identifier)))
+        self._locations = locations
 
     @property
     def trust_anchor(self) -> bytes | None:
@@ -93,7 +100,7 @@ class CertificateAuthority:
             der.seq(der.encode_time(grant.not_before), der.encode_time(grant.not_after)),
             grant.subject,
             grant.public_key,
-            der.explicit(3, der.seq(self._aki, grant.extensions)),
+            der.explicit(3, der.seq(self.aki, grant.extensions, self._locations)),
         )
         return Intent(
             serial=serial,
@@ -113,14 +120,21 @@ class CertificateAuthority:
 
     async def sign(self, intent: Intent) -> bytes:
         """The certificate (DER) of an Intent that is durable. SigningError if the key fails."""
+        return await self.sign_tbs(intent.tbs)
+
+    async def sign_tbs(self, tbs: bytes) -> bytes:
+        """SEQUENCE { tbs, signatureAlgorithm, signature }: a certificate or a CRL (DER); `tbs` names the algorithm too.
+
+        Only for what is recorded as intended already. SigningError if the key fails.
+        """
         try:
-            signature = await self._key.sign(intent.tbs)
+            signature = await self._key.sign(tbs)
         except SystemUnavail:  # too many wait for it
             raise
         except Exception as error:  # whatever a key's home (file, HSM) raises
             text = "the CA could not sign; try again later in a new transaction"
             raise SigningError(text, detail=f"{type(error).__name__}: {error}") from error
-        return der.seq(intent.tbs, self._key.algorithm, der.encode_bits(signature))
+        return der.seq(tbs, self.algorithm, der.encode_bits(signature))
 
 
 def _is_self_issued(certificate: bytes) -> bool:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from cmpd import config_text
+from cmpd.config_status import CrlConfig, OcspConfig, PublishConfig, RevocationConfig
 from cmpd.config_values import (
     DAY,
     DISTINCT,
@@ -30,6 +31,7 @@ from cmpd.config_values import (
     Listen,
     Purpose,
     SanType,
+    Table,
     duration_text,
     shown,
     span,
@@ -45,14 +47,10 @@ _MAX_PASSPHRASE: Final = 1023
 ProfileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 
-class CaConfig(_Table):
+class CaConfig(Table):
     """The certificate authority. Relative paths in this file are relative to the directory of this file."""
 
     certificate: File
@@ -79,16 +77,28 @@ class CaConfig(_Table):
         return read_passphrase(Path(directory) / "passphrase")
 
 
-class CmpConfig(_Table):
+class CmpConfig(Table):
     """The certificate that signs CMP responses: its own key, extended key usage id-kp-cmcCA."""
 
     certificate: File
     """The certificate (PEM), issued by the CA."""
     key: File
     """Its private key: encrypted PKCS#8 (PEM), same passphrase as the CA's."""
+    encryption_certificate: File | None = Field(default=None, examples=["encryption.pem"])
+    """The certificate that clients encrypt to (caProtEncCert), RSA, issued by the CA. Not set: revocation passphrases
+    can only be sent under a shared secret."""
+    encryption_key: File | None = Field(default=None, examples=["private/encryption.key.pem"], validate_default=True)
+    """Its private key: encrypted PKCS#8 (PEM), same passphrase as the CA's."""
+
+    @field_validator("encryption_key")
+    @classmethod
+    def _goes_with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("encryption_certificate") is None):
+            raise ValueError("want encryption_certificate and encryption_key, or none of them")
+        return value
 
 
-class StoreConfig(_Table):
+class StoreConfig(Table):
     """Where the records are."""
 
     path: File
@@ -98,7 +108,7 @@ class StoreConfig(_Table):
     the database: without it the registered secrets are lost, and with a stolen database alone they cannot be read."""
 
 
-class TcpConfig(_Table):
+class TcpConfig(Table):
     """A door for CMP over raw TCP (tcp-messages). There may be several [[tcp]]."""
 
     listen: Listen
@@ -125,7 +135,7 @@ class TcpConfig(_Table):
     """Understand the framing of RFC 2510 (before version 10) and answer in kind."""
 
 
-class ProtectionConfig(_Table):
+class ProtectionConfig(Table):
     """What protection of messages is accepted."""
 
     allow_sha1_mac: Flag = True
@@ -151,7 +161,7 @@ class ProtectionConfig(_Table):
         return value
 
 
-class EnrolmentConfig(_Table):
+class EnrolmentConfig(Table):
     """How certificates are asked for."""
 
     default_profile: str = "default"
@@ -172,7 +182,7 @@ class EnrolmentConfig(_Table):
     """Send the trust anchor in caPubs of an ip that is protected by a shared secret."""
 
 
-class ProfileConfig(_Table):
+class ProfileConfig(Table):
     """What a certificate may look like. Every [profile.NAME] is one; entities are registered for some of them."""
 
     keys: Annotated[tuple[KeyType, ...], NOT_EMPTY, DISTINCT] = get_args(KeyType)
@@ -272,7 +282,7 @@ class ProfileConfig(_Table):
         return value
 
 
-class LogConfig(_Table):
+class LogConfig(Table):
     """The log, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -281,7 +291,7 @@ class LogConfig(_Table):
     """Write one JSON object a line instead of text."""
 
 
-class Config(_Table):
+class Config(Table):
     """The whole file."""
 
     ca: CaConfig
@@ -290,6 +300,10 @@ class Config(_Table):
     tcp: Annotated[tuple[TcpConfig, ...], NOT_EMPTY]
     protection: ProtectionConfig = ProtectionConfig()
     enrolment: EnrolmentConfig = EnrolmentConfig()
+    revocation: RevocationConfig = RevocationConfig()
+    crl: CrlConfig = CrlConfig()
+    ocsp: OcspConfig = OcspConfig()
+    publish: PublishConfig = PublishConfig()
     profile: Annotated[dict[ProfileName, ProfileConfig], NOT_EMPTY]
     log: LogConfig = LogConfig()
 

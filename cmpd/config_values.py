@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from cmpd.asn1 import names
 
@@ -50,6 +50,12 @@ EXTENDED_KEY_USAGES: Final = {
 
 KeyType = Literal["rsa", "p256", "p384", "p521", "ed25519", "ed448"]
 SanType = Literal["dns", "ip", "email", "uri", "dn"]
+
+
+class Table(BaseModel):
+    """A table of cmpd.toml: what is not a key of it is a mistake; the text under a key is for the operator."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def quoted(value: object) -> str:
@@ -160,12 +166,28 @@ def listen_address(text: str) -> tuple[str, int] | None:
     return found[1] or found[2], int(found[3])
 
 
+def publish_address(text: str) -> str:
+    """A value of publish.listen: "HOST:PORT", or without a host (":8080", "8080") one on 127.0.0.1; ValueError."""
+    address = f"127.0.0.1:{text.removeprefix(':')}" if re.fullmatch(r":?[0-9]{1,5}", text) else text
+    if listen_address(address) is None:
+        raise ValueError(f'want "HOST:PORT" or "PORT", have {shown(text)}: this door is opened by the server itself')
+    return address
+
+
 def _listen(value: str) -> str:
     listen_address(value)
     return value
 
 
+def _base_url(value: str) -> str:
+    """A URL to which paths are appended: http (RFC 5280 section 8: what is published is signed, https would loop)."""
+    if not re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?", value):
+        raise ValueError(f'want a URL such as "http://pki.example.com", have {shown(value)}')
+    return value.rstrip("/")
+
+
 Listen = Annotated[str, AfterValidator(_listen)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
 File = Annotated[Path, BeforeValidator(_path)]
 Flag = Annotated[bool, Field(strict=True)]
 KeyUsage = Annotated[str, _known(KEY_USAGES, "keyUsage of an end entity")]

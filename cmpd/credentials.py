@@ -8,6 +8,7 @@ Times are compared on every use. Only what was found good is remembered, so that
 Rules that are decided here:
 * A certificate of this CA must be on record with the same octets and be CONFIRMED: one that its owner has not accepted
   yet (certConf, RFC 9810 section 5.3.18) proves nothing. It stands for the entity that it was issued to.
+  Whoever asks for `any_status` (rr) gets one that is suspended or revoked too, with its state; it is not remembered.
 * A certificate that an RA asked for is somebody else's: its holder has none of the RA's rights and constraints, and
   stays when the RA is disabled. An RA that protects with a certificate has that certificate registered.
 * expires_at of an entity ends the use of what was registered: its certificate and all under its CA certificate; with
@@ -58,6 +59,11 @@ def control_reference(reference: str, control: Literal["regToken", "authenticato
     No reference value has a NUL in it.
     """
     return f"{reference}\0{control}"
+
+
+def passphrase_reference(key_id: bytes) -> str:
+    """What a revocation passphrase is sealed for; no reference value and no control has the like."""
+    return f"{key_id.hex()}\0passphrase"
 
 
 class SecretOpener(Protocol):
@@ -124,33 +130,54 @@ class CredentialDirectory:
         self._secrets.put(reference, found)
         return found
 
-    async def sender(self, certificate: bytes, others: tuple[bytes, ...]) -> SenderCredential:
+    async def passphrase(self, key_id: bytes) -> SecretCredential | None:
+        """The revocation passphrase with this key identifier; None if there is none, or its entity is disabled.
+
+        Read anew each time: it is used once in a certificate's life. It does not end with the entity's registration,
+        as certificates that were issued under it do not.
+        """
+        found = await self._store.find_passphrase(key_id) if len(key_id) <= MAX_REFERENCE else None
+        if found is None:
+            return None
+        entity = await self._store.find_entity_by_id(found.entity_id)
+        if entity is not None and entity.is_ra and found.subject is not None:  # as with their certificates
+            entity = replace(entity, is_ra=False, subject=None, profiles=(), disabled=False)
+        if entity is None or entity.disabled:
+            return None
+        return SecretCredential(entity, self._sealer.open(found.sealed, passphrase_reference(key_id)), found)
+
+    async def sender(
+        self, certificate: bytes, others: tuple[bytes, ...], *, any_status: bool = False
+    ) -> SenderCredential:
         """The entity behind a protection certificate (DER). `others`: further certificates to build the path from.
 
         SignerNotTrusted if there is no valid path, if a certificate of this CA in it is unknown, not confirmed,
         suspended or revoked, or if nobody is registered with it; BadDataFormat if a certificate cannot be read.
+        `any_status`: the certificate itself, if this CA issued it, may be suspended or revoked.
         """
         generation = self._store.generation
         try:
-            return await self._sender(certificate, others)
+            return await self._sender(certificate, others, any_status)
         except SignerNotTrusted:
             # A registration of this moment is noticed by the tick; whoever would be refused for that is not to wait.
             if await self._store.refresh() == generation:
                 raise
-        return await self._sender(certificate, others)
+        return await self._sender(certificate, others, any_status)
 
-    async def _sender(self, certificate: bytes, others: tuple[bytes, ...]) -> SenderCredential:
+    async def _sender(self, certificate: bytes, others: tuple[bytes, ...], any_status: bool) -> SenderCredential:
         fingerprint = hashlib.sha256(certificate).digest()
         known = self._senders.get(fingerprint)
         if known is None or known.generation != self._store.generation or not known.holds_at(self._env.now()):
             try:
-                known = await self._find_sender(certificate, others, known)
+                known = await self._find_sender(certificate, others, known, any_status)
             except SignerNotTrusted:
                 self._senders.drop(fingerprint)
                 raise
         return known.credential
 
-    async def _find_sender(self, octets: bytes, others: tuple[bytes, ...], stale: "_Sender | None") -> "_Sender":
+    async def _find_sender(
+        self, octets: bytes, others: tuple[bytes, ...], stale: "_Sender | None", any_status: bool
+    ) -> "_Sender":
         generation = self._store.generation
         evidence = _Evidence(self._issuers, self._verify, stale.path.certificates if stale else ())
         leaf, rest = read_certificates(octets, others, self._limits.path, evidence.certificate)
@@ -162,12 +189,15 @@ class CredentialDirectory:
         else:  # a certConf may come without the chain that the request had
             rest, anchors = [*evidence.remembered, *rest], registered.anchors
         path = find_path(leaf, rest, anchors, now, self._limits.path, evidence.verify)
-        record = await self._check_records(path, evidence)
+        record = await self._check_records(path, evidence, _IN_RR if any_status else _TRUSTED)
         entity, expires_at = await self._entity(path, record, registered, now)
         found = _Sender(_credential(leaf, entity, record), path, expires_at, generation)
         for child, above in pairwise(path.certificates[1:]):
             self._issuers.put(child.fingerprint, _Verified(child, above.public_key_info))
-        self._senders.put(leaf.fingerprint, found)
+        if record is None or record.state in _TRUSTED:
+            self._senders.put(leaf.fingerprint, found)
+        else:  # nothing but this one request may come from it
+            self._senders.drop(leaf.fingerprint)
         return found
 
     def _own_issuer(self, certificate: Certificate, evidence: "_Evidence") -> TrustAnchor | None:
@@ -179,8 +209,13 @@ class CredentialDirectory:
                 return anchor
         return None
 
-    async def _check_records(self, path: CertificationPath, evidence: "_Evidence") -> CertificateRecord | None:
-        """Hold what this CA issued against its records; return the leaf's record, None if another CA issued it."""
+    async def _check_records(
+        self, path: CertificationPath, evidence: "_Evidence", leaf_states: frozenset[CertificateState]
+    ) -> CertificateRecord | None:
+        """Hold what this CA issued against its records; return the leaf's record, None if another CA issued it.
+
+        `leaf_states`: those that the leaf may be in; all above it must be in one of _TRUSTED.
+        """
         leaf_record = None
         for i, certificate in enumerate(path.certificates):
             if self._own_issuer(certificate, evidence) is None:
@@ -189,9 +224,8 @@ class CredentialDirectory:
             noun = "issuer certificate" if i else LEAF_NOUN
             if record is None or record.der != certificate.der:
                 raise SignerNotTrusted(f"{noun} {certificate.title}: this CA has no record of it")
-            fault = _STATE_FAULTS[record.state]
-            if fault:
-                raise SignerNotTrusted(f"{noun} {certificate.title}: {fault}")
+            if record.state not in (_TRUSTED if i else leaf_states):
+                raise SignerNotTrusted(f"{noun} {certificate.title}: {_STATE_FAULTS[record.state]}")
             leaf_record = leaf_record if i else record
         return leaf_record
 
@@ -365,8 +399,10 @@ def _usable_first(entity: Entity) -> tuple[bool, float, int]:
 
 # --- rules ----------------------------------------------------------------------------------------------------------
 
+_TRUSTED: Final = frozenset({CertificateState.CONFIRMED})
+_IN_RR: Final = frozenset({CertificateState.CONFIRMED, CertificateState.SUSPENDED, CertificateState.REVOKED})
+
 _STATE_FAULTS: Final[dict[CertificateState, str]] = {
-    CertificateState.CONFIRMED: "",
     CertificateState.INTENDED: "this CA has no record of it",
     CertificateState.ISSUED: "not confirmed yet, want certConf first",
     CertificateState.SUSPENDED: "suspended",
@@ -399,4 +435,5 @@ def _credential(leaf: Certificate, entity: Entity, record: CertificateRecord | N
         entity=entity,
         serial=record.serial if record else None,
         profile=record.profile if record else None,
+        state=record.state if record else None,
     )

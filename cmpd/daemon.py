@@ -11,10 +11,9 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import uvloop
 
@@ -26,79 +25,35 @@ from cmpd.config import Config, TcpConfig
 from cmpd.config_values import listen_address
 from cmpd.credentials import CredentialDirectory
 from cmpd.env import Env
-from cmpd.errors import ConfigError, StoreError, SystemUnavail
+from cmpd.errors import ConfigError, StoreError
 from cmpd.handlers.base import Service
 from cmpd.handlers.confirm import lapse
+from cmpd.ocsp_signer import record_service_certificate
 from cmpd.outline import outline
 from cmpd.profiles import Profile
-from cmpd.profiles.extensions import OID_SKI
+from cmpd.profiles.extensions import OID_KEY_USAGE, OID_SKI
 from cmpd.protection.base import ProtectionPolicy, Protector
+from cmpd.publishing import Publishing, locations
 from cmpd.responder import Responder, Settings
 from cmpd.signing.base import SigningKey
 from cmpd.signing.file import load_key, read_certificates
+from cmpd.signing.recipient import RsaRecipient, load_recipient
 from cmpd.store import open_store
 from cmpd.store.base import Store
 from cmpd.store.sealing import Sealer
+from cmpd.threads import Derivations, Offloader
 from cmpd.transport.base import Peer
 from cmpd.transport.tcp import TcpLimits, TcpServer
 
 _log = logging.getLogger("cmpd")
-_T = TypeVar("_T")
 
 DRAIN_SECONDS: Final = 30.0
 """How long requests in flight may take after SIGTERM."""
 
 _TICK: Final = 1.0
-_PURGE_EVERY: Final = 60
+_TEND_EVERY: Final = 60
 _PURGE_LIMIT: Final = 10_000
 _MAX_SIGNATURES: Final = 4096
-_MAX_SHORT_DERIVATIONS: Final = 256
-_MAX_LONG_DERIVATIONS: Final = 8
-_SHORT_DERIVATION: Final = 20_000  # iterations: some 12 ms
-
-
-class Offloader:
-    """Runs costly computations on threads of its own; at most `waiting` are in hand, then it is SystemUnavail.
-
-    Signing has one and deriving MAC keys another, so that derivations, which anybody can ask for, delay no signature.
-    """
-
-    def __init__(self, name: str, *, threads: int, waiting: int) -> None:
-        """`name`: of the threads."""
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"cmpd-{name}")
-        self._room = waiting
-
-    async def __call__(self, work: Callable[[], _T]) -> _T:
-        """The result of `work`, run on a thread."""
-        if self._room <= 0:
-            raise SystemUnavail("the server is busy with costly computations; try again later")
-        self._room -= 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._room += 1
-
-    def close(self) -> None:
-        """Let the threads end."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-class Derivations:
-    """Derives MAC keys off the loop, on two lanes: what takes long does not stand in front of what does not."""
-
-    def __init__(self) -> None:
-        self._short = Offloader("derive", threads=1, waiting=_MAX_SHORT_DERIVATIONS)
-        self._long = Offloader("derive-long", threads=1, waiting=_MAX_LONG_DERIVATIONS)
-
-    async def __call__(self, work: Callable[[], bytes], iterations: int) -> bytes:
-        """The key that `work` derives in so many iterations."""
-        lane = self._short if iterations <= _SHORT_DERIVATION else self._long
-        return await lane(work)
-
-    def close(self) -> None:
-        """Let the threads end."""
-        self._short.close()
-        self._long.close()
 
 
 @dataclass(slots=True)
@@ -109,10 +64,12 @@ class Daemon:
     service: Service
     responder: Responder
     servers: list[tuple[TcpServer, TcpConfig]]
+    publishing: Publishing
     offloaders: tuple[Offloader | Derivations, ...]
 
     async def start(self, passed: dict[str, list[socket.socket]]) -> None:
-        """Open every door. `passed`: sockets from the service manager by name."""
+        """Open every door, the one for what is published first. `passed`: sockets from the service manager by name."""
+        await self.publishing.start()
         sockets = [sock for group in passed.values() for sock in group]
         for server, config in self.servers:
             if config.listen == "systemd":
@@ -135,9 +92,14 @@ class Daemon:
             for host, port in server.addresses
         ]
 
+    @property
+    def published(self) -> str:
+        """What the line about readiness says of the door for CRLs and OCSP; empty if it is closed."""
+        return f" publish={self.publishing.url}" if self.publishing.url else ""
+
     def log_statistics(self) -> None:
         """One line of figures since the start (SIGUSR1)."""
-        connections = sum(server.connections for server, _ in self.servers)
+        connections = sum(server.connections for server, _ in self.servers) + self.publishing.connections
         figures = " ".join(f"{name}={value}" for name, value in self.store.statistics().items())
         _log.info("statistics connections=%d %s", connections, figures)
 
@@ -150,9 +112,10 @@ class Daemon:
         except StoreError as error:
             _log.error("store: %s", error)
 
-    async def purge(self) -> None:
-        """Forget transactions that ended longer ago than the retention."""
+    async def tend(self) -> None:
+        """What has to happen every minute: forget transactions that ended longer ago than the retention, renew."""
         try:
+            await self.publishing.tick()
             before = int(self.service.env.now()) - self.service.enrolment.retention
             if count := await self.store.purge(before, _PURGE_LIMIT):
                 _log.info("purged transactions=%d", count)
@@ -161,7 +124,8 @@ class Daemon:
 
     async def stop(self) -> None:
         """Drain the doors, then let go of everything."""
-        await asyncio.gather(*(server.drain(DRAIN_SECONDS) for server, _ in self.servers))
+        drains = [server.drain(DRAIN_SECONDS) for server, _ in self.servers]
+        await asyncio.gather(*drains, self.publishing.stop(DRAIN_SECONDS))
         await self.responder.retry_unfinished()
         await self.store.close()
         for offloader in self.offloaders:
@@ -178,44 +142,116 @@ def _cannot_listen(listen: str, error: OSError) -> str:
 # --- assembling ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """What is read with the passphrase. `own`: purpose and DER of the certificates that the CA has made for itself."""
+
+    passphrase: bytes
+    ca: CertificateAuthority
+    signer: Protector
+    sealer: Sealer
+    recipient: RsaRecipient | None
+    own: tuple[tuple[str, bytes], ...]
+
+
 async def assemble(config: Config, env: Env) -> Daemon:
-    """Every object of a server that does not listen yet. Raises ConfigError or StoreError."""
+    """Every object of a server that does not listen yet. Raises ConfigError or StoreError, and leaves nothing open."""
     signing = Offloader("sign", threads=2, waiting=_MAX_SIGNATURES)
     deriving = Derivations()
+    keys = _load_keys(config, env, signing)
+    store = await open_store(config.store.path, serving=True)
+    try:
+        return await _assemble_on(store, keys, config, env, (signing, deriving))
+    except BaseException:
+        await store.close()
+        signing.close()
+        deriving.close()
+        raise
+
+
+def _load_keys(config: Config, env: Env, offload: Offloader) -> _Keys:
     passphrase = config.ca.passphrase()
     (certificate, *_) = read_certificates(config.ca.certificate)
     chain = read_certificates(config.ca.chain) if config.ca.chain is not None else ()
-    ca = CertificateAuthority(
-        certificate, chain, load_key(config.ca.key, passphrase, certificate, offload=signing), env
-    )
+    ca_key = load_key(config.ca.key, passphrase, certificate, offload=offload)
+    ca = CertificateAuthority(certificate, chain, ca_key, env, locations=locations(config))
     (cmp_certificate, *_) = read_certificates(config.cmp.certificate)
-    signer = make_signer(load_key(config.cmp.key, passphrase, cmp_certificate, offload=signing), cmp_certificate, ca)
+    signer = make_signer(load_key(config.cmp.key, passphrase, cmp_certificate, offload=offload), cmp_certificate, ca)
     sealer = Sealer.load(config.store.secrets_key, passphrase, env)
-    store = await open_store(config.store.path, serving=True)
+    recipient = _recipient(config, passphrase, env, offload)
+    if not may_sign_crls(certificate):
+        _log.warning("ca.certificate: its keyUsage has no cRLSign: nobody may accept the CRLs that it signs")
+    own = [("cmp", cmp_certificate)]
+    if recipient is not None:
+        own.append(("encryption", recipient.certificate))
+    return _Keys(passphrase, ca, signer, sealer, recipient, tuple(own))
+
+
+async def _assemble_on(
+    store: Store, keys: _Keys, config: Config, env: Env, threads: tuple[Offloader, Derivations]
+) -> Daemon:
     abandoned = await store.recover(int(env.now()))
     if abandoned:
         _log.warning("recovered from an unclean end: abandoned certificates=%d", abandoned)
+    for purpose, one in keys.own:
+        await record_service_certificate(store, one, purpose)
+    ca = keys.ca
+    await _record_root(store, ca.certificate)
+    publishing = Publishing(config, ca, store, env, keys.passphrase)
     service = Service(
         env=env,
         store=store,
         ca=ca,
         profiles={name: Profile(name, rules) for name, rules in config.profile.items()},
         enrolment=config.enrolment,
-        reserved_names=reserved_names((certificate, *chain, cmp_certificate)),
+        reserved_names=reserved_names((ca.certificate, *ca.chain, *(one for _, one in keys.own))),
+        revocation=config.revocation,
+        status_changed=publishing.publisher.wake,
+        crls=publishing.publisher,
+        sealer=keys.sealer,
+        recipient=keys.recipient,
+        protection=_policy(config),
+        offload=threads[1],
     )
-    credentials = CredentialDirectory(store, sealer, (certificate,), env)
-    responder = Responder(service, credentials, signer, _settings(config, deriving))
+    credentials = CredentialDirectory(store, keys.sealer, (ca.certificate,), env)
+    settings = Settings(config.protection.message_time_window, asyncio.Event)
+    responder = Responder(service, credentials, keys.signer, settings)
 
     async def respond(octets: bytes, peer: Peer) -> bytes | None:
         return await responder.respond(octets, peer.address)
 
     servers = [(TcpServer(respond, _limits(tcp)), tcp) for tcp in config.tcp]
-    return Daemon(store, service, responder, servers, (signing, deriving))
+    return Daemon(store, service, responder, servers, publishing, threads)
+
+
+def _recipient(config: Config, passphrase: bytes, env: Env, offload: Offloader) -> RsaRecipient | None:
+    path, key = config.cmp.encryption_certificate, config.cmp.encryption_key
+    if path is None or key is None:
+        return None
+    (certificate, *_) = read_certificates(path)
+    return load_recipient(key, passphrase, certificate, env, offload=offload)
 
 
 def reserved_names(certificates: Iterable[bytes]) -> frozenset[str]:
     """The subjects of these certificates (DER), for Service.reserved_names."""
     return frozenset(fold(name_text(outline(certificate).subject)) for certificate in certificates)
+
+
+def may_sign_crls(certificate: bytes) -> bool:
+    """Whether the keyUsage of a certificate (DER), if there is one, has cRLSign (RFC 5280 section 6.3.3 (f))."""
+    value = outline(certificate).value(OID_KEY_USAGE)
+    return value is None or (len(value) > 3 and bool(value[3] & 0x02))  # behind tag, length and unused bits: bit 6
+
+
+async def _record_root(store: Store, certificate: bytes) -> None:
+    """Have OCSP say of a root that it is good; of a subordinate CA the CA above it has to tell."""
+    own = outline(certificate)
+    if own.subject != own.issuer:
+        return
+    try:
+        await record_service_certificate(store, certificate, "ca")
+    except StoreError as error:  # made elsewhere, it may have the number of another one
+        _log.warning("ca.certificate: cannot be recorded, OCSP will not know it: %s", error)
 
 
 def make_signer(key: SigningKey, certificate: bytes, ca: CertificateAuthority) -> Protector:
@@ -233,19 +269,14 @@ def make_signer(key: SigningKey, certificate: bytes, ca: CertificateAuthority) -
     )
 
 
-def _settings(config: Config, offload: Derivations) -> Settings:
+def _policy(config: Config) -> ProtectionPolicy:
     rules = config.protection
-    return Settings(
-        protection=ProtectionPolicy(
-            allow_sha1_mac=rules.allow_sha1_mac,
-            min_iterations=rules.min_iterations,
-            max_iterations=rules.max_iterations,
-            max_pbkdf2_iterations=rules.max_pbkdf2_iterations,
-            max_salt=rules.max_salt,
-        ),
-        message_time_window=rules.message_time_window,
-        offload=offload,
-        event=asyncio.Event,
+    return ProtectionPolicy(
+        allow_sha1_mac=rules.allow_sha1_mac,
+        min_iterations=rules.min_iterations,
+        max_iterations=rules.max_iterations,
+        max_pbkdf2_iterations=rules.max_pbkdf2_iterations,
+        max_salt=rules.max_salt,
     )
 
 
@@ -286,7 +317,7 @@ async def _serve(config: Config) -> None:
     loop.add_signal_handler(signal.SIGUSR1, daemon.log_statistics)
     try:
         await daemon.start(passed)
-        _log.info("ready version=%s listen=%s", __version__, ",".join(daemon.addresses))
+        _log.info("ready version=%s listen=%s%s", __version__, ",".join(daemon.addresses), daemon.published)
         _spare_the_collector()
         notify.notify(notify.READY, f"STATUS=serving on {', '.join(daemon.addresses)}")
         await _tick_until(stopping, daemon)
@@ -313,8 +344,8 @@ async def _tick_until(stopping: asyncio.Event, daemon: Daemon) -> None:
             notify.notify(notify.WATCHDOG)
         await daemon.tick()
         ticks += 1
-        if ticks % _PURGE_EVERY == 0:
-            await daemon.purge()
+        if ticks % _TEND_EVERY == 0:
+            await daemon.tend()
         try:
             async with asyncio.timeout(period):
                 await stopping.wait()

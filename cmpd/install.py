@@ -10,16 +10,23 @@ import base64
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from cmpd.asn1 import names
 from cmpd.asn1.algorithms import SigningPrivateKey
-from cmpd.bootstrap import cmp_certificate, path_to_root, request, root_certificate, same_kind
+from cmpd.bootstrap import (
+    cmp_certificate,
+    encryption_certificate,
+    path_to_root,
+    request,
+    root_certificate,
+    same_kind,
+)
 from cmpd.config import load, read_passphrase, template
 from cmpd.env import Env
 from cmpd.errors import ConfigError
@@ -34,17 +41,23 @@ KEYS: Final[dict[str, Callable[[], SigningPrivateKey]]] = {
     "ed25519": ed25519.Ed25519PrivateKey.generate,
 }
 DEFAULT_LISTEN: Final = "127.0.0.1:829"
+_ENCRYPTION_BITS: Final = 3072
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be made. `subject`: text of a name, None = one with a random part. `key`: a key of KEYS."""
+    """What is to be made. `subject`: text of a name, None = one with a random part. `key`: a key of KEYS.
+
+    `publish` and `base_url`: publish.listen and publish.base_url of the configuration, None = not set.
+    """
 
     directory: Path
     listen: str = DEFAULT_LISTEN
     subject: str | None = None
     key: str = "p256"
     passphrase_file: Path | None = None
+    publish: str | None = None
+    base_url: str | None = None
 
 
 # --- what the commands do --------------------------------------------------------------------------------------------
@@ -54,21 +67,22 @@ def make_root(plan: Plan, env: Env) -> None:
     """Make a root CA; ConfigError, with nothing changed, if any of its files is there."""
     names_of = _Files(plan.directory)
     subject = _subject(plan, env)
-    new = (names_of.anchor, names_of.cmp, names_of.cmp_key, *names_of.common(plan))
-    with _placing(plan.directory, new) as staged:
+    pairs = _Pairs(names_of.cmp, names_of.cmp_key, names_of.encryption, names_of.encryption_key)
+    new = (names_of.anchor, *pairs.paths, *names_of.common(plan))
+    with _placing(plan.directory, new, names_of.crls) as staged:
         passphrase = _write_common(plan, names_of, staged, env, root=True)
         key = KEYS[plan.key]()
         certificate = root_certificate(key, subject, env)
         _write(staged(names_of.key), encrypted_pem(key, passphrase, env), 0o600)
         _write(staged(names_of.anchor), pem("CERTIFICATE", certificate))
-        _write_cmp(staged(names_of.cmp), staged(names_of.cmp_key), key, certificate, passphrase, env)
+        _write_pairs(pairs, staged, key, certificate, passphrase, env)
 
 
 def make_subordinate(plan: Plan, env: Env) -> None:
     """Make the key of a subordinate CA and ca.csr; ConfigError, with nothing changed, if any of its files is there."""
     names_of = _Files(plan.directory)
     subject = _subject(plan, env)
-    with _placing(plan.directory, (names_of.request, *names_of.common(plan))) as staged:
+    with _placing(plan.directory, (names_of.request, *names_of.common(plan)), names_of.crls) as staged:
         passphrase = _write_common(plan, names_of, staged, env, root=False)
         key = KEYS[plan.key]()
         _write(staged(names_of.key), encrypted_pem(key, passphrase, env), 0o600)
@@ -85,13 +99,15 @@ def install_certificate(directory: Path, file: Path, chain: Path | None, env: En
     passphrase = config.ca.passphrase()
     load_key(config.ca.key, passphrase, certificate)
     anchor = _Files(directory).anchor
-    new = (anchor, config.ca.chain, config.cmp.certificate, config.cmp.key, config.ca.certificate)
+    cmp = config.cmp
+    pairs = _Pairs(cmp.certificate, cmp.key, cmp.encryption_certificate, cmp.encryption_key)
+    new = (anchor, config.ca.chain, *pairs.paths, config.ca.certificate)
     with _placing(directory, new) as staged:
         key = read_private_key(config.ca.key, passphrase)
         _write(staged(config.ca.certificate), pem("CERTIFICATE", certificate))
         _write(staged(config.ca.chain), b"".join(pem("CERTIFICATE", one) for one in above))
         _write(staged(anchor), pem("CERTIFICATE", above[-1]))
-        _write_cmp(staged(config.cmp.certificate), staged(config.cmp.key), key, certificate, passphrase, env)
+        _write_pairs(pairs, staged, key, certificate, passphrase, env)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -108,9 +124,12 @@ class _Files:
         self.issuing = directory / "ca.issuing.pem"
         self.chain = directory / "ca.chain.pem"
         self.cmp = directory / "cmp.pem"
+        self.encryption = directory / "encryption.pem"
+        self.crls = directory / "crl"
         self.database = directory / "cmpd.db"
         self.key = private / "ca.key.pem"
         self.cmp_key = private / "cmp.key.pem"
+        self.encryption_key = private / "encryption.key.pem"
         self.sealing = private / "store.key"
         self.passphrase = private / "passphrase"
 
@@ -120,15 +139,34 @@ class _Files:
         return (*own, self.key, self.sealing, self.database, self.config)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """The certificates of the server itself and their keys; `encryption` and `encryption_key` None: it has none."""
+
+    cmp: Path
+    cmp_key: Path
+    encryption: Path | None
+    encryption_key: Path | None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        if self.encryption is None or self.encryption_key is None:
+            return (self.cmp, self.cmp_key)
+        return (self.cmp, self.cmp_key, self.encryption, self.encryption_key)
+
+
 @contextlib.contextmanager
-def _placing(directory: Path, targets: Sequence[Path]) -> Iterator[Callable[[Path], Path]]:
-    """Give a function from each target to the path to write it at; at the end all are renamed into place, in order."""
+def _placing(directory: Path, targets: Sequence[Path], *empty: Path) -> Iterator[Callable[[Path], Path]]:
+    """Give a function from each target to the path to write it at; at the end all are renamed into place, in order.
+
+    `empty`: directories that are made too; one that is there already stays as it is.
+    """
     for target in reversed(targets):  # the last one says most of what is there
         if os.path.lexists(target):
             raise ConfigError(
                 f"{target} is there already; nothing was changed. Choose another directory, or move it away"
             )
-    made = [path for path in (directory, directory / "private") if not path.exists()]
+    made = [path for path in (directory, directory / "private", *empty) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     stage = directory / ".init"
     try:
@@ -140,6 +178,10 @@ def _placing(directory: Path, targets: Sequence[Path]) -> Iterator[Callable[[Pat
         ) from None
     try:
         _make_private(directory / "private")
+        for path in empty:
+            if os.path.lexists(path) and not path.is_dir():
+                raise ConfigError(f"{path} is there already and no directory; nothing was changed")
+            path.mkdir(exist_ok=True)
         yield lambda target: stage / target.name
         for target in targets:
             _sync(stage / target.name)
@@ -191,23 +233,42 @@ def _write_common(plan: Plan, files: _Files, staged: Callable[[Path], Path], env
         "key": "private/ca.key.pem",
         "passphrase_file": str(given.absolute()) if given else "private/passphrase",
     }
-    values = {
+    publish = {"listen": plan.publish, "base_url": plan.base_url}
+    values: Mapping[str, Mapping[str, Any]] = {
         "ca": ca if root else ca | {"chain": files.chain.name},
-        "cmp": {"certificate": files.cmp.name, "key": "private/cmp.key.pem"},
+        "cmp": {
+            "certificate": files.cmp.name,
+            "key": "private/cmp.key.pem",
+            "encryption_certificate": files.encryption.name,
+            "encryption_key": "private/encryption.key.pem",
+        },
         "store": {"path": files.database.name, "secrets_key": "private/store.key"},
         "tcp": {"listen": plan.listen},
+        "crl": {"directory": files.crls.name},
+        "ocsp": {"signer": "private/ocsp.pem"},
+        "publish": {key: value for key, value in publish.items() if value is not None},
     }
     _write(staged(files.config), template(values).encode())
     return passphrase
 
 
-def _write_cmp(
-    path: Path, key_path: Path, ca_key: SigningPrivateKey, ca_certificate: bytes, passphrase: bytes, env: Env
+def _write_pairs(
+    pairs: _Pairs,
+    staged: Callable[[Path], Path],
+    ca_key: SigningPrivateKey,
+    ca_certificate: bytes,
+    passphrase: bytes,
+    env: Env,
 ) -> None:
-    """Make the key and the certificate that sign CMP responses."""
+    """Make the keys and certificates that sign CMP responses and that clients encrypt to."""
     key = same_kind(ca_key)
-    _write(key_path, encrypted_pem(key, passphrase, env), 0o600)
-    _write(path, pem("CERTIFICATE", cmp_certificate(key, ca_key, ca_certificate, env)))
+    _write(staged(pairs.cmp_key), encrypted_pem(key, passphrase, env), 0o600)
+    _write(staged(pairs.cmp), pem("CERTIFICATE", cmp_certificate(key, ca_key, ca_certificate, env)))
+    if pairs.encryption is not None and pairs.encryption_key is not None:
+        rsa_key = rsa.generate_private_key(65537, _ENCRYPTION_BITS)
+        _write(staged(pairs.encryption_key), encrypted_pem(rsa_key, passphrase, env), 0o600)
+        made = encryption_certificate(rsa_key, ca_key, ca_certificate, env)
+        _write(staged(pairs.encryption), pem("CERTIFICATE", made))
 
 
 def _subject(plan: Plan, env: Env) -> bytes:

@@ -25,6 +25,7 @@ HIGHEST_PVNO: Final = 3
 
 ID_IT_IMPLICIT_CONFIRM: Final = der.encode_oid("1.3.6.1.5.5.7.4.13")[2:]
 ID_IT_CONFIRM_WAIT_TIME: Final = der.encode_oid("1.3.6.1.5.5.7.4.14")[2:]
+ID_IT_REV_PASSPHRASE: Final = der.encode_oid("1.3.6.1.5.5.7.4.12")[2:]
 ID_IT_CERT_PROFILE: Final = der.encode_oid("1.3.6.1.5.5.7.4.21")[2:]
 
 BODY_NAMES: Final = (
@@ -347,9 +348,11 @@ class ReplyHeader:
     recip_nonce: bytes | None
     implicit_confirm: bool = False
     confirm_wait: float | None = None
+    rev_passphrase: bool = False  # a revocation passphrase was taken from the request's header (RFC 9810 appendix B)
 
 
-_IMPLICIT_CONFIRM_INFO = der.explicit(8, der.seq(der.seq(der.tlv(der.OID, ID_IT_IMPLICIT_CONFIRM), der.NULL_TLV)))
+_IMPLICIT_CONFIRM_INFO = der.seq(der.tlv(der.OID, ID_IT_IMPLICIT_CONFIRM), der.NULL_TLV)
+_REV_PASSPHRASE_INFO = der.seq(der.tlv(der.OID, ID_IT_REV_PASSPHRASE))
 _CONFIRM_WAIT_TYPE = der.tlv(der.OID, ID_IT_CONFIRM_WAIT_TIME)
 
 
@@ -383,11 +386,15 @@ def encode_protected_part(
     ):
         if octets is not None:
             parts.append(der.explicit_octets(number, octets))
+    info = b""
     if header.implicit_confirm:
-        parts.append(_IMPLICIT_CONFIRM_INFO)
+        info = _IMPLICIT_CONFIRM_INFO
     elif header.confirm_wait is not None:
-        item = der.seq(_CONFIRM_WAIT_TYPE, der.encode_generalized_time(header.confirm_wait))
-        parts.append(der.explicit(8, der.seq(item)))
+        info = der.seq(_CONFIRM_WAIT_TYPE, der.encode_generalized_time(header.confirm_wait))
+    if header.rev_passphrase:
+        info += _REV_PASSPHRASE_INFO
+    if info:
+        parts.append(der.explicit(8, der.seq(info)))
     return der.tlv(der.SEQUENCE, b"".join(parts)) + der.explicit(body_type, body)
 
 

@@ -6,6 +6,7 @@ contents octets of the INTEGER (positive, at most 20 octets), so that they sort 
 
 from dataclasses import field
 from enum import StrEnum
+from typing import Final
 
 from cmpd.frozen import frozen
 
@@ -19,6 +20,22 @@ class CertificateState(StrEnum):
     SUSPENDED = "suspended"
     REVOKED = "revoked"
     ABANDONED = "abandoned"  # intended by a process that ended before it could record the certificate; never sent
+    EXPIRED = "expired"  # no record is in it: what any certificate but a revoked one is after its notAfter (lifecycle)
+
+
+CRL_REASONS: Final = {
+    "unspecified": 0,
+    "keyCompromise": 1,
+    "cACompromise": 2,
+    "affiliationChanged": 3,
+    "superseded": 4,
+    "cessationOfOperation": 5,
+    "certificateHold": 6,
+    "removeFromCRL": 8,
+    "privilegeWithdrawn": 9,
+    "aACompromise": 10,
+}
+"""CRLReason (RFC 5280 section 5.3.1): name and number; 7 is not used."""
 
 
 class TransactionState(StrEnum):
@@ -56,7 +73,8 @@ class Entity:
     its default; empty = the configuration's default profile only. `uses_left`: None = unlimited. `sealed_secret` is
     the shared secret encrypted under a key that is not in the database (store/sealing.py); `sealed_reg_token` and
     `sealed_authenticator` likewise. `controls` is what comes of opening these two: credentials.py puts it into the
-    entity of whoever uses the registered credential; no store keeps it.
+    entity of whoever uses the registered credential; no store keeps it. `may_revoke`: its shared secret may ask for
+    the revocation of its certificates (rr); certificates and RAs may without it.
     """
 
     id: int
@@ -73,6 +91,7 @@ class Entity:
     certificate: bytes | None = field(default=None, repr=False)
     sealed_reg_token: bytes | None = field(default=None, repr=False)
     sealed_authenticator: bytes | None = field(default=None, repr=False)
+    may_revoke: bool = False
     controls: RegisteredControls | None = None
 
 
@@ -114,8 +133,10 @@ class CertificateRecord:
     der: bytes | None = field(default=None, repr=False)
     changed_at: int | None = None  # of the last change of state
     reason: str | None = None  # CRLReason as spelt in RFC 5280, of the last revocation or suspension
-    changed_by: str | None = None  # what caused the last change: "certConf", "confirmWaitTime has passed" ...
+    changed_by: str | None = None  # what caused the last change: "certConf", "operator", a requester's credential ...
     replaces: bytes | None = None
+    revoked_at: int | None = None  # since when it is revoked or on hold (the CRL's revocationDate); else None
+    invalidity_date: int | None = None  # as asked for with the revocation or suspension
 
 
 @frozen
@@ -137,101 +158,108 @@ class TransactionRecord:
     sender_certificate: bytes | None = field(default=None, repr=False)
     ended_at: int | None = None
     certificates: tuple[CertificateRecord, ...] = ()  # filled by Store.find_transaction, ordered by cert_req_id
+    keeps_id: bool = False  # for OpenTransaction: the ID is never free again, also if there are no certificates
 
 
-# --- changes: what a unit of Store.write consists of ---------------------------------------------------------------
-
-
-@frozen
-class OpenTransaction:
-    """Insert a transaction; StoreConflict("transaction exists") if its ID is there."""
-
-    transaction: TransactionRecord
+# --- status of certificates and what is published of it --------------------------------------------------------------
 
 
 @frozen
-class MoveTransaction:
-    """Change a transaction's state; StoreConflict("transaction moved") unless it is in `expected` now.
+class StatusChange:
+    """One revocation, suspension or resumption, as it was recorded; never changed or deleted. `id` grows by time."""
 
-    CONFIRMING needs `confirm_by` and ENDED needs `ended_at` (StoreError), or nothing would ever clear it away.
-    """
-
-    id: bytes
-    expected: TransactionState
-    state: TransactionState
-    server_nonce: bytes
-    confirm_by: int | None = None
-    ended_at: int | None = None
-    sender_certificate: bytes | None = field(default=None, repr=False)  # None leaves what is there
-
-
-@frozen
-class AddResponse:
-    """Keep the answer to a request: the same request gets the same octets. `response` None = answered by finRep.
-
-    StoreConflict("response exists") if the request was answered already.
-    """
-
-    transaction_id: bytes
-    request_digest: bytes  # SHA-256 of the request's DER, 32 octets
-    response: bytes | None = field(repr=False)
-
-
-@frozen
-class TakeUse:
-    """Count one enrolment of a transaction (opened before, for the same entity) against the entity.
-
-    StoreConflict("entity used up") if none is left, ("entity disabled") if it was disabled or is gone. The transaction
-    keeps count of what it took, so that Store.recover can give it back.
-    """
-
-    entity_id: int
-    transaction_id: bytes
-
-
-@frozen
-class ReturnUse:
-    """Give an entity one use back: the certificate was never accepted.
-
-    Nothing happens if the transaction took none or has given all back, or if the entity's uses are unlimited.
-    """
-
-    entity_id: int
-    transaction_id: bytes
-
-
-@frozen
-class AddIntent:
-    """Record what is about to be signed (state INTENDED)."""
-
-    intent: Intent
-
-
-@frozen
-class AddCertificate:
-    """Record the signed certificate of an intent; the row's tbs is dropped. StoreConflict("not intended") otherwise."""
-
+    id: int
     serial: bytes
-    der: bytes = field(repr=False)
-    state: CertificateState  # ISSUED or CONFIRMED
     at: int
+    state: CertificateState  # after it: REVOKED, SUSPENDED or CONFIRMED (resumed)
+    reason: str | None
+    by: str
+    invalidity_date: int | None
+    revoked_at: int  # since when it is revoked or on hold: before `at` if a hold became a revocation
+    not_after: int  # of the certificate
 
 
 @frozen
-class MoveCertificate:
-    """Change a certificate's state; StoreConflict("certificate moved") unless it is in `expected` now."""
+class RevokedCertificate:
+    """What a CRL says of one certificate. `reason`: CRLReason as spelt in RFC 5280, None = not said."""
 
     serial: bytes
-    expected: CertificateState
+    revoked_at: int
+    reason: str | None
+    invalidity_date: int | None
+    not_after: int
+
+
+@frozen
+class CertificateStatus:
+    """What OCSP needs of one certificate. A certificate that the CA made for itself is CONFIRMED."""
+
+    serial: bytes
     state: CertificateState
-    at: int
+    revoked_at: int | None = None
     reason: str | None = None
-    by: str = ""
 
 
-Change = (
-    OpenTransaction | MoveTransaction | AddResponse | TakeUse | ReturnUse | AddIntent | AddCertificate | MoveCertificate
-)
+@frozen
+class CrlRecord:
+    """One CRL number. The full and the delta CRL that are issued at the same time share it (RFC 5280 section 5.2.3).
+
+    `base`: number of the full CRL that the delta starts from, None = no delta. `last_change`: the last StatusChange.id
+    that it contains. `last_order`: the last OrderCrl that it fulfils. `scheduled`: issued by schedule, not for a
+    change; deltas start from these, and entries of expired certificates are dropped after one of them.
+    """
+
+    number: int
+    this_update: int
+    next_update: int
+    last_change: int
+    last_order: int = 0
+    base: int | None = None
+    scheduled: bool = True
+    published_at: int | None = None
+
+
+@frozen
+class Publication:
+    """Where publishing stands. `last_change` and `last_order`: highest ids, 0 = none yet.
+
+    `last_number`: highest CRL number that was ever taken, 0 = none. `latest`: the published CRL with the highest
+    number. `scheduled`: the published scheduled one with the highest number.
+    """
+
+    last_change: int = 0
+    last_order: int = 0
+    last_number: int = 0
+    latest: CrlRecord | None = None
+    scheduled: CrlRecord | None = None
+
+
+@frozen
+class ServiceCertificate:
+    """A certificate that the CA made for itself: its OCSP responder's, its CMP certificate. `der` None: intended."""
+
+    serial: bytes
+    purpose: str  # "ca", "cmp", "encryption", "ocsp"
+    subject_text: str
+    not_before: int
+    not_after: int
+    created_at: int
+    der: bytes | None = field(default=None, repr=False)
+
+
+@frozen
+class RevocationPassphrase:
+    """A passphrase that authenticates later revocation requests of its holder (RFC 9810 appendix B).
+
+    `key_id`: what senderKID of such a request is (localKeyId, valueHint, or the senderKID that it was brought with).
+    The holder is `entity_id` and, unless None, the `subject` (DER of a Name) of the certificates it stands for.
+    """
+
+    key_id: bytes
+    entity_id: int
+    subject: bytes | None
+    sealed: bytes = field(repr=False)
+    created_at: int
 
 
 # --- who asks ------------------------------------------------------------------------------------------------------
@@ -243,7 +271,9 @@ class Requester:
 
     `credential`: "secret:REFERENCE" or "certificate:SHA-256 in hex", the same for all messages of a transaction.
     The rest is about the protection certificate and None with a MAC: its DER, its subject, and, if this CA issued it,
-    its serial number and the profile it was issued under.
+    its serial number, the profile it was issued under, and its state: CONFIRMED, and in an rr also SUSPENDED or
+    REVOKED, which vouch for nothing but what handlers/revoke.py says.
+    `passphrase`: the MAC is by this revocation passphrase, which is good for rr alone ("passphrase:KEY_ID in hex").
     """
 
     credential: str
@@ -252,8 +282,12 @@ class Requester:
     subject: bytes | None = None
     serial: bytes | None = None
     profile: str | None = None
+    state: CertificateState | None = None
+    passphrase: RevocationPassphrase | None = None
 
     @property
     def is_registered(self) -> bool:
         """Whether the credential is what the operator registered: the secret, or this very certificate."""
+        if self.passphrase is not None:
+            return False
         return self.certificate is None or self.certificate == self.entity.certificate

@@ -1,4 +1,4 @@
-"""The bodies that cmpd sends, built from fragments: CertRepMessage, ErrorMsgContent, PKIConfirmContent."""
+"""The bodies that cmpd sends, built from fragments: those of ip, cp and kup, rp, error and pkiconf."""
 
 from collections.abc import Sequence
 from dataclasses import field
@@ -65,3 +65,35 @@ def _cert_response(response: CertResponse) -> bytes:
         return der.seq(number, status_info(REJECTION, response.fault.text, response.fault.failure))
     info = status_info(GRANTED_WITH_MODS, response.text) if response.text else _ACCEPTED_INFO
     return der.seq(number, info, der.seq(der.explicit(0, response.certificate or b"")))
+
+
+@frozen
+class RevResult:
+    """What became of one RevDetails: accepted (`text` says what was not used of it), or a fault.
+
+    `issuer` (DER of a Name) and `serial` (contents octets) are those of the RevDetails, None = it has none.
+    """
+
+    issuer: bytes | None
+    serial: bytes | None
+    text: str = ""
+    fault: CmpError | None = None
+
+
+def rev_rep_body(results: Sequence[RevResult]) -> bytes:
+    """RevRepContent (RFC 9810 section 5.3.10); revCerts is there if every RevDetails named a certificate."""
+    body = der.seq(*map(_rev_status, results))
+    cert_ids = [
+        der.seq(der.explicit(4, result.issuer), der.tlv(der.INTEGER, result.serial))
+        for result in results
+        if result.issuer is not None and result.serial is not None
+    ]
+    if cert_ids and len(cert_ids) == len(results):
+        body += der.explicit(0, der.seq(*cert_ids))
+    return der.seq(body)
+
+
+def _rev_status(result: RevResult) -> bytes:
+    if result.fault is not None:
+        return status_info(REJECTION, result.fault.text, result.fault.failure)
+    return status_info(ACCEPTED, result.text) if result.text else _ACCEPTED_INFO

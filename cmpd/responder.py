@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from cmpd import audit, protection
 from cmpd.asn1.der import SEQUENCE, tlv
+from cmpd.changes import AddResponse, Change
 from cmpd.errors import (
     BadRequest,
     BadTime,
@@ -33,6 +34,7 @@ from cmpd.errors import (
 from cmpd.frozen import frozen
 from cmpd.handlers import ANNOUNCEMENTS, HANDLERS
 from cmpd.handlers.base import Context, Reply, Service
+from cmpd.handlers.passphrase import PASSPHRASE_CONFLICTS, receive_in_header
 from cmpd.message import (
     HIGHEST_PVNO,
     LOWEST_PVNO,
@@ -45,8 +47,8 @@ from cmpd.message import (
     encode_message,
     encode_protected_part,
 )
-from cmpd.protection.base import Credentials, Offload, ProtectionPolicy, Protector, VerifiedRequest
-from cmpd.records import AddResponse, Change, TransactionRecord
+from cmpd.protection.base import Credentials, Protector, VerifiedRequest
+from cmpd.records import TransactionRecord
 from cmpd.replies import error_body, pkiconf_body
 from cmpd.transaction import CONTINUES, check_header
 
@@ -54,6 +56,8 @@ _log = logging.getLogger("cmpd.responder")
 
 _TRIES: Final = 3
 """How often a request is decided anew because the records it rests on were changed meanwhile."""
+
+_MOVED: Final = "certificate moved"
 
 _MAX_UNFINISHED: Final = 10_000
 """How many claims may wait to be taken back before no new one is made."""
@@ -74,14 +78,11 @@ class Event(Protocol):
 
 @frozen
 class Settings:
-    """The responder's own switches. `message_time_window`: seconds, None = messageTime is not looked at.
-
-    `offload` runs a costly computation elsewhere; `event` makes an Event. Both come from the event loop's owner.
+    """The responder's own switches. `message_time_window`: seconds, None = messageTime is not looked at. `event` makes
+    an Event of the event loop's owner.
     """
 
-    protection: ProtectionPolicy
     message_time_window: int | None
-    offload: Offload | None
     event: Callable[[], Event]
 
 
@@ -165,10 +166,10 @@ class Responder:
         verified = await protection.verify(
             envelope,
             self._credentials,
-            self._settings.protection,
+            self._service.protection,
             self._signer,
             known_sender=record.sender_certificate if record is not None else None,
-            offload=self._settings.offload,
+            offload=self._service.offload,
         )
         exchange.protector = verified.protector
         transaction_id = check_header(header)
@@ -204,12 +205,23 @@ class Responder:
         nonce = self._service.env.random(16)
         context = Context(self._service, verified, transaction_id, nonce, as_of, record)
         try:
+            passphrase = await receive_in_header(context)
             reply = await HANDLERS[body_name](context)
-            answer = await self._encode(reply, verified, nonce)
+            answer = await self._encode(reply, verified, nonce, bool(passphrase))
             if reply.changes:
-                unit = (*reply.changes, AddResponse(transaction_id, exchange.digest, answer))
-                await store.write(unit, as_of=as_of if record is not None else None)  # a claim had its own as_of
+                unit = (*reply.changes, *passphrase, AddResponse(transaction_id, exchange.digest, answer))
+                if context.claim.undo is None:
+                    await store.write(unit, as_of=as_of, rests_on=context.rests_on)
+                else:  # the claim was decided as of then
+                    await store.write(unit)
         except StoreConflict as conflict:
+            if conflict.reason == _MOVED and context.claim.undo is None:  # somebody else changed its status meanwhile
+                raise StaleRead(conflict.reason) from conflict
+            if conflict.reason in PASSPHRASE_CONFLICTS:
+                fault = BadRequest(PASSPHRASE_CONFLICTS[conflict.reason])
+                if context.claim.undo is None:
+                    raise fault from conflict
+                return await self._give_up(fault, exchange, transaction_id, context.claim.undo())
             return await self._conflict(conflict, transaction_id, exchange.digest)
         except Exception as error:
             if context.claim.undo is None:
@@ -263,7 +275,9 @@ class Responder:
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
-    async def _encode(self, reply: Reply, verified: VerifiedRequest, nonce: bytes) -> bytes | None:
+    async def _encode(
+        self, reply: Reply, verified: VerifiedRequest, nonce: bytes, rev_passphrase: bool
+    ) -> bytes | None:
         if reply.body_type is None:
             return None
         request = verified.envelope.header
@@ -276,6 +290,7 @@ class Responder:
             recip_nonce=request.sender_nonce,
             implicit_confirm=reply.implicit_confirm,
             confirm_wait=reply.confirm_wait,
+            rev_passphrase=rev_passphrase,
         )
         return await _protect(header, reply.body_type, reply.body, verified.protector, reply.extra_certs)
 

@@ -68,6 +68,7 @@ class Server:
     log: Path
     host: str = ""
     port: int = 0
+    publish: str = ""
 
     def log_text(self) -> str:
         return self.log.read_text()
@@ -133,6 +134,8 @@ class Installation:
         try:
             found = server.wait_for_log(r"ready .*listen=(\S+):(\d+)")
             server.host, server.port = found[1], int(found[2])
+            published = re.search(r"publish=(http://\S+)", found.string)
+            server.publish = published[1] if published else ""
             yield server
         finally:
             if process.poll() is None:

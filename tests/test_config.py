@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from cmpd.asn1 import der, names
 from cmpd.config import Config, TcpConfig, load, parse, template
-from cmpd.config_values import DAY, EXTENDED_KEY_USAGES, HOUR, MINUTE, duration_text, listen_address, seconds
+from cmpd.config_values import (
+    DAY,
+    EXTENDED_KEY_USAGES,
+    HOUR,
+    MINUTE,
+    duration_text,
+    listen_address,
+    publish_address,
+    seconds,
+)
 from cmpd.errors import ConfigError
 
 BASE = Path("/base")
@@ -113,6 +122,7 @@ def test_the_template_names_every_key_and_its_examples_are_valid():
     everything = tomllib.loads(re.sub(r"^(#|# Example: )(?=\w+ = )", "", template(values), flags=re.M))
     config = parse(everything, BASE)
     tables = [config.ca, config.cmp, config.store, config.tcp[0], config.protection, config.enrolment, config.log]
+    tables += [config.revocation, config.crl, config.ocsp, config.publish]
     for table in [*tables, config.profile["default"]]:
         assert table.model_fields_set == set(type(table).model_fields)
     assert config.profile["default"].max_validity == 730 * DAY
@@ -147,7 +157,7 @@ def test_all_mistakes_come_at_once_each_with_its_path():
         "store": FILES["store"],
         "tcp": [{"listen": "nowhere", "max_inflight": 3, "idle_timeout": "0s", "rfc2510": 1}],
         "protection": {"max_salt": "x"},
-        "enrolment": {"certificate_holder_may_ask_for": "owm", "listen": 2},
+        "enrolment": {"certificate_holder_may_ask_for": "owm", "write_high_water": 2},
         "profile": {"a b": {}, "keys": {"keys": ["rsa", "p-256"], "rsa_mn_bits": 3}},
         "log": {"level": "infos"},
         "profil": {},
@@ -163,7 +173,7 @@ def test_all_mistakes_come_at_once_each_with_its_path():
         'tcp[0].max_inflight: unknown key; the nearest is "max_in_flight"',
         'protection.max_salt: want a whole number, have "x"',
         'enrolment.certificate_holder_may_ask_for: "owm" is not possible; the nearest is "own"',
-        "enrolment.listen: unknown key; it belongs to [tcp]",
+        "enrolment.write_high_water: unknown key; it belongs to [tcp]",
         "profile.\"a b\": want a name of letters, digits, '_', '.' and '-', have \"a b\"",
         'profile.keys.keys[1]: "p-256" is not possible; the nearest is "p256"',
         'profile.keys.rsa_mn_bits: unknown key; the nearest is "rsa_min_bits"',
@@ -422,3 +432,23 @@ def test_an_endless_passphrase_is_refused(tmp_path: Path):
     path.write_bytes(b"x" * 1024)
     with pytest.raises(ConfigError, match="longer than 1023"):
         with_file(path).ca.passphrase()
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("8080", "127.0.0.1:8080"),
+        (":8080", "127.0.0.1:8080"),
+        ("0.0.0.0:80", "0.0.0.0:80"),
+        ("[::]:80", "[::]:80"),
+        ("pki.example:0", "pki.example:0"),
+    ],
+)
+def test_what_is_published_on_a_port_alone_is_for_this_machine_alone(text: str, address: str):
+    assert publish_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", ":", "systemd", "70000", ":70000", "host", "host:", "::8080", "http://x:80"])
+def test_an_address_to_publish_on_has_a_port(text: str):
+    with pytest.raises(ValueError, match="want "):
+        publish_address(text)

@@ -10,21 +10,25 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from cmpd.certificates import Certificate, verify_signature
+from cmpd.changes import (
+    AddCertificate,
+    AddIntent,
+    Change,
+    MoveCertificate,
+    OpenTransaction,
+    SetRevocationPassphrase,
+)
 from cmpd.credentials import CredentialDirectory, CredentialLimits
 from cmpd.env import Env
 from cmpd.errors import BadDataFormat, SignerNotTrusted, StoreError
 from cmpd.protection.base import Credentials
 from cmpd.records import (
-    AddCertificate,
-    AddIntent,
     CertificateRecord,
     CertificateState,
-    Change,
     Entity,
     EntityKind,
     Intent,
-    MoveCertificate,
-    OpenTransaction,
+    RevocationPassphrase,
     TransactionRecord,
     TransactionState,
 )
@@ -151,6 +155,104 @@ async def enrolled(world: World, state: CertificateState = CertificateState.CONF
     entity = await world.add_secret(f"dev{next(COUNTER)}")
     node = leaf(CA, "dev", key_usage=usage("digital_signature"))
     return node, entity, await world.record(node, entity, state)
+
+
+# --- any status, for rr ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [CertificateState.SUSPENDED, CertificateState.REVOKED])
+async def test_any_status_finds_what_is_suspended_or_revoked_with_its_state_and_forgets_it(
+    state: CertificateState,
+) -> None:
+    world = World()
+    node, entity, serial = await enrolled(world)
+    await world.sender(node)
+    await world.move(serial, CertificateState.CONFIRMED, state)
+    for _ in range(2):
+        found = await world.directory.sender(node.der, (), any_status=True)
+        assert (found.entity, found.serial, found.state) == (entity, serial, state)
+        assert state.value in await world.refusal(node)
+
+
+@pytest.mark.parametrize("state", [CertificateState.INTENDED, CertificateState.ISSUED])
+async def test_any_status_does_not_find_what_is_not_confirmed_yet(state: CertificateState) -> None:
+    world = World()
+    node, _, _ = await enrolled(world, state)
+    with pytest.raises(SignerNotTrusted):
+        await world.directory.sender(node.der, (), any_status=True)
+
+
+async def test_any_status_is_about_the_protection_certificate_and_none_above_it() -> None:
+    world = World()
+    entity = await world.add_secret("sub")
+    sub = issue(CA, "sub")
+    serial = await world.record(sub, entity)
+    device = leaf(sub, "device")
+    await world.register(sub, "sub ca")
+    found = await world.directory.sender(device.der, (sub.der,), any_status=True)
+    assert (found.serial, found.state) == (None, None)
+    await world.move(serial, CertificateState.CONFIRMED, CertificateState.REVOKED)
+    with pytest.raises(SignerNotTrusted, match="revoked"):
+        await world.directory.sender(device.der, (sub.der,), any_status=True)
+
+
+async def test_a_resumed_certificate_is_found_again_without_any_status() -> None:
+    world = World()
+    node, entity, serial = await enrolled(world, CertificateState.CONFIRMED)
+    await world.move(serial, CertificateState.CONFIRMED, CertificateState.SUSPENDED)
+    await world.directory.sender(node.der, (), any_status=True)
+    await world.move(serial, CertificateState.SUSPENDED, CertificateState.CONFIRMED)
+    assert await world.sender(node) == entity
+    assert (await world.directory.sender(node.der, (), any_status=True)).state is CertificateState.CONFIRMED
+
+
+# --- revocation passphrases ------------------------------------------------------------------------------------------
+
+
+async def keep_passphrase(world: World, key_id: bytes, entity: Entity, secret: bytes = b"remember") -> None:
+    sealed = seal(secret, f"{key_id.hex()}\0passphrase")
+    await world.store.write([SetRevocationPassphrase(RevocationPassphrase(key_id, entity.id, None, sealed, NOW), 5)])
+
+
+async def test_a_passphrase_is_found_by_its_key_identifier_with_its_entity() -> None:
+    world = World()
+    entity = await world.add_secret("one")
+    await keep_passphrase(world, b"\xffid", entity)
+    found = await world.directory.passphrase(b"\xffid")
+    assert found is not None
+    assert (found.entity, found.secret) == (entity, b"remember")
+    assert found.passphrase is not None
+    assert (found.passphrase.key_id, found.passphrase.entity_id) == (b"\xffid", entity.id)
+    assert "remember" not in repr(found)
+
+
+async def test_a_passphrase_that_was_replaced_or_whose_entity_is_disabled_is_gone_at_once() -> None:
+    world = World()
+    entity = await world.add_secret("one")
+    await keep_passphrase(world, b"id", entity)
+    await world.directory.passphrase(b"id")
+    await keep_passphrase(world, b"id", entity, b"another")
+    found = await world.directory.passphrase(b"id")
+    assert found is not None
+    assert found.secret == b"another"
+    await world.store.disable_entity("one")
+    assert await world.directory.passphrase(b"id") is None
+
+
+@pytest.mark.parametrize("key_id", [b"", b"one", b"i" * 513], ids=["empty", "a reference", "too long"])
+async def test_key_identifiers_that_name_no_passphrase_give_nothing(key_id: bytes) -> None:
+    world = World()
+    await world.add_secret("one")
+    assert await world.directory.passphrase(key_id) is None
+
+
+async def test_a_secret_s_sealed_value_does_not_open_as_a_passphrase() -> None:
+    world = World()
+    entity = await world.add_secret("one")
+    stolen = RevocationPassphrase(b"id", entity.id, None, entity.sealed_secret or b"", NOW)
+    await world.store.write([SetRevocationPassphrase(stolen, 5)])
+    with pytest.raises(StoreError):
+        await world.directory.passphrase(b"id")
 
 
 # --- secrets --------------------------------------------------------------------------------------------------------
@@ -332,7 +434,7 @@ async def test_a_certificate_signed_by_our_key_but_not_on_record_is_refused() ->
 async def test_every_state_of_a_certificate_is_decided() -> None:
     for state in CertificateState:
         world = World()
-        if state is CertificateState.ABANDONED:
+        if state in (CertificateState.ABANDONED, CertificateState.EXPIRED):  # none can be moved there; see lifecycle.py
             continue
         node, _, _ = await enrolled(world, state)
         if state is CertificateState.CONFIRMED:

@@ -11,20 +11,25 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from cmpd import daemon, message, pop
+from cmpd import authority, crl, lifecycle, message, ocsp, pop, status, threads
 from cmpd import requests as cmpd_requests
 from cmpd.asn1 import cmp, crmf, der
-from cmpd.cli import cmpc, cmpd
+from cmpd.cli import cmpc_arguments, cmpd
 from cmpd.client.messages import cert_hash, cert_status
 from cmpd.config import Config, ProfileConfig
+from cmpd.config_status import CERTIFICATE_PATH, CHAIN_PATH, CRL_PATH, DELTA_PATH, OCSP_PATH
 from cmpd.errors import CmpError, FailInfo
-from cmpd.handlers import ANNOUNCEMENTS, HANDLERS
-from cmpd.message import BODY_NAMES, ID_IT_CERT_PROFILE, ID_IT_IMPLICIT_CONFIRM
+from cmpd.handlers import ANNOUNCEMENTS, HANDLERS, general, passphrase, revoke
+from cmpd.lifecycle import Event
+from cmpd.message import BODY_NAMES, ID_IT_CERT_PROFILE, ID_IT_IMPLICIT_CONFIRM, ID_IT_REV_PASSPHRASE
 from cmpd.paths import PathLimits
 from cmpd.profiles import extensions
 from cmpd.protection.base import ProtectionPolicy
 from cmpd.protection.schemes import REFUSED, SCHEMES
+from cmpd.records import CRL_REASONS, CertificateState, CertificateStatus
 from cmpd.requests import _FORBIDDEN_FIELDS
+from cmpd.rev_requests import _ENTRY, RevTemplate
+from cmpd.status import Wish
 from cmpd.transaction import MIN_NONCE
 from cmpd.wire.tcpmsg import ErrorType, MessageType
 from tests.test_house import imports
@@ -36,7 +41,7 @@ DOCUMENTS = {
     str(path.relative_to(ROOT)): path.read_text() for path in [*(ROOT / n for n in NAMES), *ROOT.glob("docs/*.md")]
 }
 LONGEST_ARCHITECTURE = 200
-PARSERS = {"cmpd": cmpd.parser, "cmpc": cmpc._parser}
+PARSERS = {"cmpd": cmpd.parser, "cmpc": cmpc_arguments.parser}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 every_document = pytest.mark.parametrize("name", DOCUMENTS)
 
@@ -89,8 +94,17 @@ def test_every_command_line_is_one_that_the_command_understands(name: str, call:
 def test_the_readme_has_commands_of_each_kind() -> None:
     shown = [call for name, call in COMMANDS if name == "README.md"]
     kinds = {(Path(call[0]).name, call[1]) for call in shown}
-    assert {("cmpc", body) for body in ("ir", "cr", "kur", "p10cr")} <= kinds
-    assert {("cmpd", command) for command in ("init", "check", "entity", "cert")} <= kinds
+    assert {("cmpc", command) for command in cmpc_arguments._COMMANDS} <= kinds
+    assert {("cmpd", command) for command in ("init", "check", "entity", "cert", "crl")} <= kinds
+    assert {call[2] for call in shown if call[1:2] == ["cert"]} >= {
+        "list",
+        "show",
+        "export",
+        "revoke",
+        "suspend",
+        "resume",
+    }
+    assert {call[2] for call in shown if call[1:2] == ["crl"]} == {"issue", "show"}
 
 
 def test_the_line_to_paste_is_the_one_that_make_run_prints() -> None:
@@ -129,7 +143,7 @@ KEY = re.compile(rf"((?:{'|'.join(Config.model_fields)})(?:\.NAME)?\.[a-z0-9_]+)
 @every_document
 def test_every_key_of_the_configuration_exists(name: str) -> None:
     named = {found[1] for code in inline_code(DOCUMENTS[name]) if (found := KEY.fullmatch(code))}
-    named -= {code for code in named if code.rpartition(".")[2] in ("pem", "db", "toml", "py", "csr")}
+    named -= {code for code in named if code.rpartition(".")[2] in ("pem", "db", "toml", "py", "csr", "crl", "cer")}
     assert {key for key in named if not key_exists(key)} == set()
 
 
@@ -141,18 +155,30 @@ def test_keys_are_looked_for_in_their_tables() -> None:
     assert KEY.fullmatch("tcp.rfc2510 = false")
 
 
+def tables(name: str) -> list[dict[str, Any]]:
+    """What the blocks of configuration in a document say."""
+    return [tomllib.loads(block) for language, block in BLOCK.findall(DOCUMENTS[name]) if language == "toml"]
+
+
 @every_document
-def test_every_profile_that_is_shown_is_one(name: str) -> None:
-    profiles = [
-        tomllib.loads(block)["profile"] for language, block in BLOCK.findall(DOCUMENTS[name]) if language == "toml"
-    ]
-    assert bool(profiles) == (name == "README.md")
-    for profile in (rules for table in profiles for rules in table.values()):
-        ProfileConfig.model_validate(profile)
+def test_the_configuration_that_is_shown_is_understood(name: str) -> None:
+    for shown in tables(name):
+        for profile in shown.pop("profile", {}).values():
+            ProfileConfig.model_validate(profile)
+        for table, values in shown.items():
+            annotation = Config.model_fields[table].annotation
+            assert isinstance(annotation, type)
+            assert issubclass(annotation, BaseModel)
+            annotation.model_validate(values)
+
+
+def test_a_profile_and_the_door_are_shown() -> None:
+    assert any("profile" in shown for shown in tables("README.md"))
+    assert any({"crl", "ocsp", "publish"} <= set(shown) for shown in tables("docs/publishing.md"))
 
 
 def test_a_profile_that_a_command_names_is_shown() -> None:
-    shown = [tomllib.loads(b)["profile"] for language, b in BLOCK.findall(DOCUMENTS["README.md"]) if language == "toml"]
+    shown = [table["profile"] for table in tables("README.md")]
     named = {call[call.index("--profile") + 1] for _, call in COMMANDS if "--profile" in call}
     assert named
     assert named <= {name for table in shown for name in table}
@@ -209,7 +235,7 @@ def test_the_layout_is_that_of_the_import_contract() -> None:
 NUMBERS = {
     "ARCHITECTURE.md": [
         f"derivations of more than {ProtectionPolicy().inline_iterations} iterations",
-        f"two lanes, up to {daemon._SHORT_DERIVATION} iterations",
+        f"two lanes, up to {threads._SHORT_DERIVATION} iterations",
     ],
     "docs/supported-cmp.md": [
         f"| transactionID | 1 to {message.MAX_IDENTIFIER} octets |",
@@ -222,6 +248,13 @@ NUMBERS = {
         f"a certReqId of more than {8 * cmpd_requests._MAX_CERT_REQ_ID} bits",
         f"at most {extensions._MAX_SAN_NAMES} names",
         f"at most {pop._KEY_MAC_POLICY.max_iterations} iterations",
+        f"More than {general.MAX_ITEMS} items",
+        f"more than {general.MAX_ITEMS} sources in crlStatusList",
+        f"| passphrase | {passphrase.MIN_PASSPHRASE} to {passphrase.MAX_PASSPHRASE} octets |",
+        f"the senderKID of the message; 1 to {passphrase.MAX_KEY_ID} octets",
+        f"| {passphrase.MAX_KEPT} for one holder;",
+        f"at most {ocsp.MAX_REQUEST_OCTETS} octets and {ocsp.MAX_CERTIFICATES} certificates",
+        f"| nonce | 1 to {ocsp._MAX_NONCE_OCTETS} octets",
     ],
 }
 
@@ -302,6 +335,9 @@ async def test_a_body_that_is_done_has_the_answer_of_its_row(body: str) -> None:
         _, seen, _ = await world.ir(secret, body=body)
     elif body == "kur":
         _, seen, _ = await world.ir(await world.holder(secret), body=body)
+    elif body in ("rr", "genm"):
+        seen = await world.send(protect(body, b"\x30\x00", secret.protector(world.env), world.env).der)
+        assert seen is not None
     else:
         request, granted, _ = await world.ir(secret, implicit=False)
         contents = {"pkiconf": der.NULL_TLV, "certConf": b"\x30\x00"}
@@ -416,8 +452,11 @@ def test_every_failure_that_a_row_names_is_one_that_is_sent() -> None:
 def test_the_general_info_is_all_that_the_rfc_has_and_done_what_the_code_reads() -> None:
     rows = table("id-it | name")
     assert {f"1.3.6.1.5.5.7.4.{row[0]}": row[1] for row in rows} == cmp.InfoType._map
-    read = {der.dotted(ID_IT_IMPLICIT_CONFIRM), der.dotted(ID_IT_CERT_PROFILE)}
+    read = {der.dotted(oid) for oid in (ID_IT_IMPLICIT_CONFIRM, ID_IT_CERT_PROFILE, ID_IT_REV_PASSPHRASE)}
     assert {f"1.3.6.1.5.5.7.4.{row[0]}" for row in rows if row[2] == "done"} == read
+    answered = {der.dotted(oid) for oid in general.INFO_TYPES}
+    assert {f"1.3.6.1.5.5.7.4.{row[0]}" for row in rows if row[3] == "done"} == answered
+    assert {row[3] for row in rows} == {"done", "unsupported"}
 
 
 def test_the_algorithms_are_those_of_the_tables() -> None:
@@ -453,7 +492,8 @@ def test_the_extensions_are_those_that_have_a_builder() -> None:
     rows = table("extension | OID")
     assert [row[0] for row in rows] == list(extensions.BUILDERS)
     named = {der.dotted(getattr(extensions, name)) for name in vars(extensions) if name.startswith("OID_")}
-    assert {row[1] for row in rows} == named
+    locations = ("CRL_DISTRIBUTION_POINTS", "FRESHEST_CRL", "AUTHORITY_INFO_ACCESS")  # nobody can ask for these
+    assert {row[1] for row in rows} == named - {der.dotted(getattr(extensions, f"OID_{name}")) for name in locations}
 
 
 def test_the_failure_names_are_the_27_and_sent_those_that_something_raises() -> None:
@@ -472,3 +512,76 @@ def test_the_messages_of_both_framings_are_those_of_the_wire() -> None:
 
 def test_the_error_types_are_those_of_the_wire() -> None:
     assert [(int(row[0], 16), row[1]) for row in table("Error-Type | name")] == [(e.value, e.name) for e in ErrorType]
+
+
+# --- docs/supported-cmp.md: status ------------------------------------------------------------------------------------
+
+
+def test_the_rr_table_has_every_field_of_the_template_and_every_entry_extension() -> None:
+    names = [row[0].split() for row in table("rr | what happens")]
+    fields = {name.partition(".")[2] for first, *_ in names if (name := first).startswith("certDetails.")}
+    said = {re.sub("_([a-z]?)", lambda found: found[1].upper(), name) for name in RevTemplate.__dataclass_fields__}
+    said = said - {"notBefore", "notAfter"} | {"validity", "issuer", "serialNumber"}
+    assert {name.lower() for name in fields} == {name.lower() for name in said}
+    extensions_of_entries = {"reasonCode": "21", "invalidityDate": "24", "certificateIssuer": "29"}
+    assert {name[1] for name in names if name[0] == "crlEntryDetails"} == set(extensions_of_entries)
+    assert {der.dotted(oid) for oid in _ENTRY} == {f"2.5.29.{number}" for number in extensions_of_entries.values()}
+
+
+def test_the_reasons_are_those_of_the_rfc_and_do_what_the_code_does() -> None:
+    rows = table("number | reasonCode")
+    assert {row[1]: int(row[0]) for row in rows} == CRL_REASONS
+    verbs = {Event.REVOKE: "revokes", Event.SUSPEND: "suspends", Event.RESUME: "resumes"}
+    assert {row[1]: row[2].partition(";")[0] for row in rows} == {n: verbs[Wish(n).event] for n in CRL_REASONS}
+    assert {row[1] for row in rows if row[3].startswith("an operator")} == status._OPERATORS_REASONS
+
+
+def test_what_follows_what_is_the_table_of_the_lifecycle() -> None:
+    rows = table("state | revoke | suspend | resume")
+    assert {row[0] for row in rows} == {state.value for state in CertificateState}
+    for name, *cells, _ in rows:
+        for event, cell in zip((Event.REVOKE, Event.SUSPEND, Event.RESUME), cells, strict=True):
+            key = (CertificateState(name), event)
+            refused = status.FAULTS.get(key)
+            assert cell == (refused[0].failure if refused else lifecycle.NEXT[key].value), key
+
+
+def test_who_may_is_the_table_of_the_code() -> None:
+    rows: list[list[str]] = []
+    for line in (authority.__doc__ or "").splitlines():
+        if line.startswith("| "):
+            who, which = (cell.strip() for cell in line.strip("|").split("|"))
+            rows = [*rows, [who, which]] if who else [*rows[:-1], [rows[-1][0], f"{rows[-1][1]} {which}"]]
+    assert len(rows) > 5
+    assert table("requester | certificates whose status it may change") == rows[1:]
+
+
+def test_the_crl_extensions_are_those_that_the_code_makes() -> None:
+    made = {der.dotted(value) for name, value in vars(crl).items() if name.startswith("_OID_")}
+    made.add(der.dotted(extensions.OID_AKI))
+    assert {row[1] for row in table("CRL extension | OID")} == made
+
+
+def test_ocsp_says_of_each_state_what_its_row_says() -> None:
+    rows = table("state in the records | OCSP says")
+    never_issued = {"no record", "intended", "abandoned"}
+    for name, said in rows:
+        found = None
+        if name not in never_issued:
+            state = CertificateState(name)
+            reason = "certificateHold" if state is CertificateState.SUSPENDED else "keyCompromise"
+            found = CertificateStatus(b"\x01", state, 0, reason)
+        words = {0x80: "good", 0xA1: "revoked", 0x82: "unknown"}
+        assert said.partition(",")[0] == words[ocsp._cert_status(found, 0)[0]]
+    assert {row[0] for row in rows} - {"no record"} == {state.value for state in CertificateState}
+    assert {state.value for state in revoke._NEVER_ISSUED} == never_issued - {"no record"}
+
+
+def test_the_paths_are_those_of_the_door() -> None:
+    rows = [row[0] for row in table("path | methods")]
+    assert rows == ["/", CRL_PATH, DELTA_PATH, CERTIFICATE_PATH, CHAIN_PATH, OCSP_PATH, f"{OCSP_PATH}/BASE64"]
+
+
+def test_the_hash_functions_of_a_certid_are_those_of_the_code() -> None:
+    [said] = [row[1] for row in table("feature | what is done") if row[0] == "CertID"]
+    assert [name.lower().replace("-", "") for name in re.findall(r"SHA-\d+", said)] == list(ocsp._HASH_FUNCTIONS)

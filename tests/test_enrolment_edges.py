@@ -17,6 +17,12 @@ from cmpd.asn1 import der
 from cmpd.asn1.algorithms import signature_algorithm
 from cmpd.asn1.names import encode_name
 from cmpd.ca import CertificateAuthority
+from cmpd.changes import (
+    AddResponse,
+    Change,
+    MoveCertificate,
+    MoveTransaction,
+)
 from cmpd.client.certificates import Certificate
 from cmpd.client.credentials import KeyAndCertificate, SharedSecret
 from cmpd.client.keys import public_key_info
@@ -27,14 +33,7 @@ from cmpd.handlers.confirm import lapse
 from cmpd.logs import TurnHandler
 from cmpd.message import ID_IT_CERT_PROFILE, decode
 from cmpd.protection.pbm import build
-from cmpd.records import (
-    AddResponse,
-    CertificateState,
-    Change,
-    MoveCertificate,
-    MoveTransaction,
-    TransactionState,
-)
+from cmpd.records import CertificateState, TransactionState
 from cmpd.signing.file import FileKey
 from cmpd.store.memory import MemoryStore
 from tests import chains
@@ -54,10 +53,10 @@ class FailingStore(MemoryStore):
 
     failing = False
 
-    async def write(self, changes: Sequence[Change], *, as_of: int | None = None) -> None:
+    async def write(self, changes: Sequence[Change], **options: Any) -> None:
         if self.failing and any(isinstance(change, AddResponse) for change in changes):
             raise StoreError("the disk is full")
-        await super().write(changes, as_of=as_of)
+        await super().write(changes, **options)
 
 
 class CountingStore(MemoryStore):
@@ -66,12 +65,12 @@ class CountingStore(MemoryStore):
     writes = 0
     first: Sequence[Change] = ()
 
-    async def write(self, changes: Sequence[Change], *, as_of: int | None = None) -> None:
+    async def write(self, changes: Sequence[Change], **options: Any) -> None:
         self.writes += 1
         first, self.first = self.first, ()
         if first:
             await super().write(first)
-        await super().write(changes, as_of=as_of)
+        await super().write(changes, **options)
 
 
 class BrokenKey:

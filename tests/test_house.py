@@ -23,8 +23,13 @@ SHELL = {
     "install",
     "logs",
     "notify",
+    "ocsp_signer",
+    "crl_files",
+    "publisher",
+    "publishing",
     "signing",
     "store",
+    "threads",
     "transport",
 }
 # Below the core, and free of event loops already because nothing in the core may reach one.

@@ -1,8 +1,12 @@
 """What `cmpd init` leaves behind: complete, private, good by independent judges, and never over what was there."""
 
+import asyncio
 import hashlib
+import re
+import shutil
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,24 +21,31 @@ from pkilint.pkix import extension as pkix_extension
 from pkilint.pkix import name as pkix_name
 
 from cmpd.asn1 import names
-from cmpd.bootstrap import cmp_certificate, root_certificate, same_kind
+from cmpd.bootstrap import cmp_certificate, role_subject, root_certificate, same_kind
+from cmpd.cli import check
 from cmpd.cli.check import examine
-from cmpd.config import load
+from cmpd.config import Config, load
+from cmpd.daemon import assemble
 from cmpd.env import Env
 from cmpd.errors import ConfigError
 from cmpd.install import KEYS, Plan, install_certificate, make_root, make_subordinate
+from cmpd.outline import outline
+from cmpd.records import CertificateState
 from cmpd.signing import file as signing_file
 from cmpd.signing.file import load_key, read_certificates
 from cmpd.store import sealing
 from cmpd.store.sealing import Sealer
+from tests.ocsp import cert_id, request, statuses
 
 ROOT_FILES = {
     "ca.pem": 0o644,
     "cmp.pem": 0o644,
     "cmpd.toml": 0o644,
     "cmpd.db": 0o600,
+    "encryption.pem": 0o644,
     "private/ca.key.pem": 0o600,
     "private/cmp.key.pem": 0o600,
+    "private/encryption.key.pem": 0o600,
     "private/passphrase": 0o600,
     "private/store.key": 0o600,
 }
@@ -109,15 +120,16 @@ def test_a_root_is_complete_and_private(root: Path):
     }
     assert {name: files[name] & ~0o022 for name in files} == ROOT_FILES
     assert stat.S_IMODE((root / "private").stat().st_mode) == 0o700
+    assert list((root / "crl").iterdir()) == []
 
 
 def test_openssl_verifies_what_a_root_issued(root: Path):
     assert openssl("verify", "-x509_strict", "-check_ss_sig", "-CAfile", root / "ca.pem", root / "ca.pem")
-    assert openssl("verify", "-x509_strict", "-CAfile", root / "ca.pem", root / "cmp.pem")
+    assert openssl("verify", "-x509_strict", "-CAfile", root / "ca.pem", root / "cmp.pem", root / "encryption.pem")
 
 
 def test_pkilint_finds_nothing_in_its_certificates(root: Path):
-    for name in ("ca.pem", "cmp.pem"):
+    for name in ("ca.pem", "cmp.pem", "encryption.pem"):
         assert lint(read_certificates(root / name)[0]) == []
 
 
@@ -165,6 +177,44 @@ def test_cmp_certificate_signs_responses_and_nothing_else(root: Path):
     own_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     assert cmp.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier == own_id
     assert timedelta(days=1825) < cmp.not_valid_after_utc - datetime.now(UTC) < timedelta(days=1827)
+
+
+def test_the_encryption_certificate_is_for_keys_and_nothing_else(root: Path):
+    files = [root / name for name in ("ca.pem", "cmp.pem", "encryption.pem")]
+    ca, cmp, made = (x509.load_der_x509_certificate(read_certificates(path)[0]) for path in files)
+    text = names.name_text(made.subject.public_bytes())
+    assert text == "OU=a+CN=Test CA encryption,O=Exämple,C=DE".replace("\\c3\\a4", "ä")
+    key = made.public_key()
+    assert isinstance(key, rsa.RSAPublicKey)
+    assert key.key_size == 3072
+    usage = made.extensions.get_extension_for_class(x509.KeyUsage)
+    assert usage.critical
+    assert usage.value == x509.KeyUsage(False, False, True, False, False, False, False, False, False)
+    assert [one.oid._name for one in made.extensions] == ["keyUsage", "subjectKeyIdentifier", "authorityKeyIdentifier"]
+    own_id = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    assert made.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier == own_id
+    assert abs(made.not_valid_after_utc - cmp.not_valid_after_utc) < timedelta(minutes=1)
+    config = load(root / "cmpd.toml")
+    assert config.cmp.encryption_key is not None
+    load_key(config.cmp.encryption_key, config.ca.passphrase(), read_certificates(root / "encryption.pem")[0])
+
+
+def test_what_is_published_has_its_places_and_no_door(made: Path):
+    config = load(made / "cmpd.toml")
+    assert config.crl.model_fields_set == {"directory"}
+    assert config.crl.directory == made / "crl"
+    assert config.ocsp.model_fields_set == {"signer"}
+    assert config.ocsp.signer == made / "private/ocsp.pem"
+    assert config.publish.model_fields_set == set()
+    assert config.revocation.model_fields_set == set()
+
+
+def test_the_door_is_opened_when_it_is_asked_for(tmp_path: Path):
+    make_root(Plan(tmp_path / "ca", publish="127.0.0.1:8080", base_url="http://pki.example.com"), Env())
+    publish = load(tmp_path / "ca/cmpd.toml").publish
+    assert publish.model_fields_set == {"listen", "base_url"}
+    assert (publish.listen, publish.base_url) == ("127.0.0.1:8080", "http://pki.example.com")
+    assert examine(load(tmp_path / "ca/cmpd.toml"), Env()).notes == []
 
 
 def test_the_configuration_it_writes_holds_the_defaults_and_its_paths(made: Path):
@@ -311,6 +361,100 @@ def test_the_passphrase_file_must_be_there(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_crl_directory_that_is_there_is_used_and_kept_when_init_fails(tmp_path: Path):
+    (tmp_path / "crl").mkdir()
+    (tmp_path / "crl/index.html").write_text("precious")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        make_root(Plan(tmp_path, passphrase_file=tmp_path / "none"), Env())
+    assert [path.name for path in tmp_path.rglob("*")] == ["crl", "index.html"]
+    make_root(Plan(tmp_path), Env())
+    assert (tmp_path / "crl/index.html").read_text() == "precious"
+
+
+def test_a_file_in_place_of_the_crl_directory_is_refused(tmp_path: Path):
+    (tmp_path / "crl").write_text("precious")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="crl is there already and no directory; nothing was changed"):
+        make_root(Plan(tmp_path), Env())
+    assert contents(tmp_path) == before
+
+
+# --- what `cmpd check` says of it -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    """A root CA that may be spoilt."""
+    shutil.copytree(made, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def edit(directory: Path, old: str, new: str) -> None:
+    text = (directory / "cmpd.toml").read_text()
+    assert text.count(old) == 1
+    (directory / "cmpd.toml").write_text(text.replace(old, new))
+
+
+def test_directories_that_the_server_writes_to_must_be_there(copy: Path):
+    (copy / "crl").rmdir()
+    edit(copy, '"private/ocsp.pem"', '"nowhere/ocsp.pem"')
+    found = examine(load(copy / "cmpd.toml"), Env())
+    assert found.mistakes == [
+        f"crl.directory: there is no directory {copy}/crl",
+        f"ocsp.signer: there is no directory {copy}/nowhere",
+    ]
+
+
+def test_directories_that_the_server_writes_to_must_be_writable(copy: Path, monkeypatch: pytest.MonkeyPatch):
+    closed = {copy / "crl", copy / "private"}
+    monkeypatch.setattr(check.os, "access", lambda path, mode: path not in closed)  # for root everything is writable
+    found = examine(load(copy / "cmpd.toml"), Env())
+    assert found.mistakes == [
+        f"crl.directory: {copy}/crl cannot be written by this user",
+        f"ocsp.signer: {copy}/private cannot be written by this user",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "note"),
+    [
+        ('base_url = "http://pki.example.com"', "publish.base_url: set, but publish.listen is not"),
+        ('listen = "127.0.0.1:0"', "publish.listen: set, but publish.base_url is not"),
+    ],
+)
+def test_half_a_door_is_worth_a_hint(copy: Path, line: str, note: str):
+    edit(copy, "\n[publish]\n", f"\n[publish]\n{line}\n")
+    found = examine(load(copy / "cmpd.toml"), Env())
+    assert found.mistakes == []
+    assert [text.partition(": certificates")[0] for text in found.notes] == [note]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "wanted"),
+    [
+        ("encryption.pem", "ca.pem", "cmp.encryption_key: key"),
+        ("private/encryption.key.pem", "private/cmp.key.pem", "cmp.encryption_key: key"),
+        ("encryption.pem", "private/cmp.key.pem", "cmp.encryption_certificate: certificate"),
+    ],
+)
+def test_an_encryption_certificate_that_does_not_fit_is_a_mistake(copy: Path, one: str, other: str, wanted: str):
+    shutil.copy(copy / other, copy / one)
+    assert [text for text in examine(load(copy / "cmpd.toml"), Env()).mistakes if text.startswith(wanted)]
+
+
+def test_a_directory_from_before_there_was_status_is_still_good(copy: Path):
+    text = (copy / "cmpd.toml").read_text()
+    new = r"^(encryption_certificate|encryption_key|directory|signer) = .*$"
+    (copy / "cmpd.toml").write_text(re.sub(new, "", text, flags=re.M))
+    (copy / "crl").rmdir()
+    for name in ("encryption.pem", "private/encryption.key.pem"):
+        (copy / name).unlink()
+    config = load(copy / "cmpd.toml")
+    assert config.cmp.encryption_certificate is config.crl.directory is config.ocsp.signer is None
+    found = examine(config, Env())
+    assert (found.mistakes, found.notes) == ([], [])
+
+
 # --- certificates by themselves --------------------------------------------------------------------------------------
 
 
@@ -329,6 +473,11 @@ def test_subject_of_the_cmp_certificate_follows_the_ca(subject: str, wanted: str
     cmp = x509.load_der_x509_certificate(cmp_certificate(KEYS["p256"](), key, ca, Env()))
     assert names.name_text(cmp.subject.public_bytes()) == wanted
     assert cmp.issuer.public_bytes() == names.encode_name(subject)
+
+
+def test_a_name_with_a_role_is_never_longer_than_a_common_name_may_be():
+    made = role_subject(names.encode_name("/CN=" + "x" * 64), "encryption")
+    assert names.name_text(made) == "CN=" + "x" * 53 + " encryption"
 
 
 def test_the_cmp_key_is_of_the_cas_kind():
@@ -415,6 +564,10 @@ def test_a_subordinate_ca_is_made_from_the_answer_of_the_ca_above(subordinate: P
     assert openssl("verify", "-x509_strict", "-CAfile", subordinate / "ca.pem", "-untrusted", config.ca.chain,
                    "-untrusted", config.ca.certificate, config.cmp.certificate)  # fmt: skip
     assert lint(read_certificates(config.cmp.certificate)[0]) == []
+    assert config.cmp.encryption_certificate is not None
+    assert openssl("verify", "-x509_strict", "-CAfile", subordinate / "ca.pem", "-untrusted", config.ca.chain,
+                   "-untrusted", config.ca.certificate, config.cmp.encryption_certificate)  # fmt: skip
+    assert lint(read_certificates(config.cmp.encryption_certificate)[0]) == []
     found = examine(config, Env())
     assert found.mistakes == []
     assert any("ends at" in line for line in found.notes)  # 20 days are few
@@ -422,6 +575,84 @@ def test_a_subordinate_ca_is_made_from_the_answer_of_the_ca_above(subordinate: P
     with pytest.raises(ConfigError, match="is there already; nothing was changed"):
         install_certificate(subordinate, answer, above.chain("root", "middle"), Env())
     assert contents(subordinate) == before
+
+
+def test_a_ca_above_need_not_sign_crls_itself(subordinate: Path, above: Above):
+    above.sign("root", "middle", above.directory / "middle.csr", NO_CRLS)
+    answer = above.sign("middle", "sub", subordinate / "ca.csr")
+    install_certificate(subordinate, answer, above.chain("middle", "root"), Env())
+    above.sign("root", "middle", above.directory / "middle.csr")
+    assert examine(load(subordinate / "cmpd.toml"), Env()).mistakes == []
+
+
+def test_check_and_the_start_say_that_a_ca_may_not_sign_crls(
+    subordinate: Path, above: Above, caplog: pytest.LogCaptureFixture
+):
+    answer = above.sign("root", "sub", subordinate / "ca.csr")
+    install_certificate(subordinate, answer, above.chain("root"), Env())
+    config = load(subordinate / "cmpd.toml")
+    assert serve_shortly(config) == []
+    assert "cRLSign" not in caplog.text
+    without = above.sign("root", "sub", subordinate / "ca.csr", NO_CRLS)
+    config.ca.certificate.write_bytes(without.read_bytes())
+    [mistake] = examine(config, Env()).mistakes
+    assert mistake.startswith("ca.certificate: ")
+    assert "its keyUsage has no cRLSign" in mistake
+    serve_shortly(config)
+    assert "ca.certificate: its keyUsage has no cRLSign" in caplog.text
+
+
+def serve_shortly(config: Config) -> list[bytes]:
+    """What the store knows as certificates of roots while the daemon is assembled."""
+
+    async def check() -> list[bytes]:
+        daemon = await assemble(config, Env())
+        found = [one.serial for one in await daemon.store.service_certificates("ca")]
+        statuses = await daemon.store.certificate_status(found)
+        await daemon.stop()
+        return [serial for serial in found if statuses[serial].state is CertificateState.CONFIRMED]
+
+    return asyncio.run(check())
+
+
+def test_a_root_knows_its_own_certificate_as_good(copy: Path):
+    config = load(copy / "cmpd.toml")
+    own = outline(read_certificates(config.ca.certificate)[0])
+    for _ in range(2):
+        assert serve_shortly(config) == [own.serial]
+
+
+async def test_answers_of_ocsp_and_signatures_of_the_ca_do_not_wait_for_each_other(tmp_path: Path):
+    make_root(Plan(tmp_path / "ca", key="rsa3072", publish="127.0.0.1:0"), Env())
+    daemon = await assemble(load(tmp_path / "ca" / "cmpd.toml"), Env())
+    go = threading.Event()
+    try:
+        await daemon.publishing.start()
+        assert daemon.publishing._responder is not None
+        ca = daemon.service.ca
+        asked = request(cert_id(ca, outline(ca.certificate).serial))
+        busy = [asyncio.ensure_future(daemon.offloaders[0](go.wait)) for _ in range(2)]
+        async with asyncio.timeout(20):
+            assert statuses(await daemon.publishing._responder.respond(asked)) == ["good"]
+        go.set()
+        await asyncio.gather(*busy)
+        go.clear()
+        many = [asyncio.ensure_future(daemon.publishing._ocsp_signing(go.wait)) for _ in range(256)]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            assert await ca.sign_tbs(b"0\0")
+            assert not (await daemon.publishing._responder.respond(asked)).successful  # tryLater, not a longer queue
+        go.set()
+        await asyncio.gather(*many)
+    finally:
+        go.set()
+        await daemon.stop()
+    assert not [one.name for one in threading.enumerate() if one.name.startswith("cmpd-ocsp") and alive_soon(one)]
+
+
+def alive_soon(thread: threading.Thread) -> bool:
+    thread.join(5)
+    return thread.is_alive()
 
 
 def test_the_chain_may_be_in_the_same_file(subordinate: Path, above: Above):
@@ -432,11 +663,17 @@ def test_the_chain_may_be_in_the_same_file(subordinate: Path, above: Above):
 
 NO_CA = "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
 NO_SIGN = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,cRLSign\n"
+NO_CRLS = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n"
 
 
 @pytest.mark.parametrize(
     ("extensions", "wanted"),
-    [(NO_CA, "want CA:TRUE and keyCertSign"), (NO_SIGN, "want CA:TRUE and keyCertSign"), ("", "is not that of a CA")],
+    [
+        (NO_CA, "want CA:TRUE and keyCertSign"),
+        (NO_SIGN, "want CA:TRUE and keyCertSign"),
+        (NO_CRLS, "CN=Sub,O=x does not allow to sign CRLs: want cRLSign in keyUsage"),
+        ("", "is not that of a CA"),
+    ],
 )
 def test_a_certificate_that_is_not_a_cas_is_refused(subordinate: Path, above: Above, extensions: str, wanted: str):
     answer = above.sign("root", "sub", subordinate / "ca.csr", extensions)

@@ -18,12 +18,14 @@ from cmpd.asn1 import der
 from cmpd.asn1.names import encode_name
 from cmpd.bootstrap import cmp_certificate, root_certificate
 from cmpd.ca import CertificateAuthority
+from cmpd.changes import SetRevocationPassphrase
 from cmpd.client.certificates import Certificate
 from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
 from cmpd.client.errors import CmpClientError
-from cmpd.client.messages import Request, Template, cert_request, protect
+from cmpd.client.messages import Request, Template, cert_request, extension, protect
 from cmpd.client.responses import Answer, Trust, verify
 from cmpd.config import EnrolmentConfig, ProfileConfig
+from cmpd.config_status import RevocationConfig
 from cmpd.credentials import CredentialDirectory
 from cmpd.daemon import make_signer, reserved_names
 from cmpd.env import Env
@@ -31,7 +33,12 @@ from cmpd.handlers.base import Service
 from cmpd.message import Envelope, decode
 from cmpd.profiles import Profile
 from cmpd.protection.base import ProtectionPolicy
-from cmpd.records import Entity, EntityKind
+from cmpd.records import (
+    CertificateRecord,
+    Entity,
+    EntityKind,
+    RevocationPassphrase,
+)
 from cmpd.replies import FAIL_INFO_BITS
 from cmpd.responder import Responder, Settings
 from cmpd.signing.file import FileKey
@@ -56,6 +63,9 @@ class OpenSealer:
     def open(self, sealed: bytes, reference: str) -> bytes:
         return sealed
 
+    def seal(self, secret: bytes, reference: str) -> bytes:
+        return secret
+
 
 @dataclass
 class Seen:
@@ -73,12 +83,30 @@ class Seen:
         return self.independent["body"].getComponent()
 
     def status(self, index: int = 0) -> tuple[int, str, frozenset[str]]:
-        """(status, text, names of failInfo) of an error, or of the response at `index` of an ip, cp or kup."""
-        info = self.content["pKIStatusInfo"] if self.body == "error" else self.content["response"][index]["status"]
+        """(status, text, names of failInfo) of an error, or of what is at `index` in an ip, cp, kup or rp."""
+        if self.body == "error":
+            info = self.content["pKIStatusInfo"]
+        else:
+            info = self.content["status"][index] if self.body == "rp" else self.content["response"][index]["status"]
         text = str(info["statusString"][0]) if info["statusString"].isValue else ""
         bits = tuple(info["failInfo"]) if info["failInfo"].isValue else []
         pairs = [(name, bit) for name, bit in FAIL_INFO_BITS.items() if bit < len(bits) and bits[bit]]
         return int(info["status"]), text, frozenset(name for name, _ in pairs)
+
+    def outcomes(self) -> list[str]:
+        """What an rp says of each RevDetails: "accepted", or the name of its failInfo."""
+        found = [self.status(index) for index in range(len(self.content["status"]))]
+        assert all((status == 2) == bool(failures) for status, _, failures in found)
+        return ["+".join(failures) or "accepted" for _, _, failures in found]
+
+    def rev_certs(self) -> list[tuple[bytes, int]]:
+        """(issuer as DER of a Name, serialNumber) of each CertId of an rp, [] without revCerts."""
+        if not self.content["revCerts"].isValue:
+            return []
+        items = self.content["revCerts"]
+        return [
+            (encode_der(item["issuer"]["directoryName"]["rdnSequence"]), int(item["serialNumber"])) for item in items
+        ]
 
     def certificate(self, index: int = 0) -> Certificate:
         pair = self.content["response"][index]["certifiedKeyPair"]
@@ -96,6 +124,8 @@ class World:
     store: Store = field(default_factory=MemoryStore)
     clock: Clock = field(default_factory=Clock)
     window: int | None = 300
+    revocation: RevocationConfig = field(default_factory=RevocationConfig)
+    published: int = 0  # how often those who publish were told of a change
 
     def __post_init__(self) -> None:
         self.env = Env(now=self.clock, random=os.urandom)
@@ -112,10 +142,25 @@ class World:
         """New objects over the same store: what a restarted server knows."""
         profiles = {name: Profile(name, rules) for name, rules in self.profiles.items()}
         names = reserved_names((self.root, self.cmp))
-        self.service = Service(self.env, self.store, self.ca, profiles, self.enrolment, names)
-        self.credentials = CredentialDirectory(self.store, OpenSealer(), (self.root,), self.env)
-        settings = Settings(self.policy, self.window, None, asyncio.Event)
+        sealer = OpenSealer()
+        self.service = Service(
+            self.env,
+            self.store,
+            self.ca,
+            profiles,
+            self.enrolment,
+            names,
+            self.revocation,
+            self._publish,
+            sealer=sealer,
+            protection=self.policy,
+        )
+        self.credentials = CredentialDirectory(self.store, sealer, (self.root,), self.env)
+        settings = Settings(self.window, asyncio.Event)
         self.responder = Responder(self.service, self.credentials, self.signer, settings)
+
+    def _publish(self) -> None:
+        self.published += 1
 
     async def add_secret(self, reference: str = "device", secret: bytes = b"secret", **fields: Any) -> SharedSecret:
         if isinstance(fields.get("subject"), str):
@@ -129,6 +174,14 @@ class World:
             fields["subject"] = encode_name(fields["subject"])
         fields.setdefault("uses_left", None)
         await self.store.add_entity(Entity(0, reference, EntityKind.CERTIFICATE, certificate=certificate, **fields))
+
+    async def add_passphrase(
+        self, entity_id: int, key_id: str = "key id", passphrase: bytes = b"remember me", subject: str | None = None
+    ) -> SharedSecret:
+        name = None if subject is None else encode_name(subject)
+        kept = RevocationPassphrase(key_id.encode(), entity_id, name, passphrase, NOW)
+        await self.store.write([SetRevocationPassphrase(kept, 10)])
+        return SharedSecret(key_id, passphrase, iterations=500)
 
     async def send(self, octets: bytes) -> Seen | None:
         """The answer to these octets; it must be a PKIMessage for both decoders."""
@@ -171,10 +224,43 @@ class World:
         _, seen, key = await self.ir(credential, subject, **wish)
         return KeyAndCertificate(key, seen.certificate(), (Certificate.load(self.root),))
 
+    async def rr(self, credential: Credential, *details: bytes) -> Seen:
+        """Ask for revocation; `details`: what rev_details gives."""
+        return await self.ask(self.rev_request(credential, *details), credential)
+
+    def rev_request(self, credential: Credential, *details: bytes) -> Request:
+        return protect("rr", der.seq(*details), credential.protector(self.env), self.env)
+
+    async def record(self, holder: KeyAndCertificate) -> CertificateRecord:
+        found = await self.store.find_certificate(serial_octets(holder.certificate.serial))
+        assert found is not None
+        return found
+
     def follow(self, request: Request, answer: Seen, body: str, content: bytes, **fields: Any) -> Request:
         """The next message of a transaction."""
         fields.setdefault("recip_nonce", answer.envelope.header.sender_nonce)
         return protect(body, content, request.protector, self.env, transaction_id=request.transaction_id, **fields)
+
+
+def serial_octets(serial: int) -> bytes:
+    """Contents octets of the INTEGER."""
+    return der.encode_integer(serial)[2:]
+
+
+def reason_code(number: int) -> bytes:
+    """The Extension reasonCode."""
+    return extension("2.5.29.21", der.tlv(der.ENUMERATED, bytes((number,))))
+
+
+def rev_details(certificate: Certificate, reason: int | None = None, *entry: bytes, template: bytes = b"") -> bytes:
+    """A RevDetails that names a certificate. `entry`: more Extensions; `template`: more fields, those after issuer."""
+    named = der.tlv(0x81, serial_octets(certificate.serial)) + der.explicit(3, certificate.issuer)
+    return raw_details(named + template, *([] if reason is None else [reason_code(reason)]), *entry)
+
+
+def raw_details(template: bytes, *entry: bytes) -> bytes:
+    """A RevDetails with these fields of certDetails and these Extensions of crlEntryDetails."""
+    return der.seq(der.seq(template), der.seq(*entry) if entry else b"")
 
 
 __all__ = ["NOW", "Answer", "Clock", "Seen", "World"]

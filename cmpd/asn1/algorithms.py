@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 
 from cmpd.asn1 import der, oids
+from cmpd.frozen import frozen
 
 
 class AlgorithmError(ValueError):
@@ -271,3 +272,34 @@ def signature_algorithm(key: object) -> SignatureAlgorithm:
     if isinstance(key, ed448.Ed448PrivateKey):
         return ED448_ALGORITHM
     raise ValueError(f"key: want EC, RSA, Ed25519 or Ed448, have {type(key).__name__}")
+
+
+@frozen
+class Pbkdf2:
+    """PBKDF2-params (RFC 8018 appendix A.2). `prf`: hashlib's name of HMAC's hash. `key_octets` None: not said."""
+
+    salt: bytes
+    count: int
+    key_octets: int | None
+    prf: str
+
+
+def read_pbkdf2_params(data: bytes, pos: int, end: int) -> Pbkdf2:
+    """Read PBKDF2-params that fill [pos, end). DerError or AlgorithmError; nothing is bounded here."""
+    pos, stop = der.expect(data, pos, end, der.SEQUENCE, "PBKDF2-params")
+    if pos < stop and data[pos] == der.SEQUENCE:
+        raise AlgorithmError("PBKDF2 salt: want an OCTET STRING (specified), have otherSource")
+    start, pos = der.expect(data, pos, stop, der.OCTET_STRING, "PBKDF2 salt")
+    salt = data[start:pos]
+    start, pos = der.expect(data, pos, stop, der.INTEGER, "PBKDF2 iterationCount")
+    count = der.integer(data, start, pos, "PBKDF2 iterationCount")
+    key_octets = None
+    if pos < stop and data[pos] == der.INTEGER:
+        start, pos = der.expect(data, pos, stop, der.INTEGER, "PBKDF2 keyLength")
+        key_octets = der.integer(data, start, pos, "PBKDF2 keyLength")
+    prf = "sha1"
+    if pos < stop:
+        prf, pos = read_named(data, pos, stop, HMACS, "PBKDF2 prf")
+    if pos != stop:
+        raise der.DerError("PBKDF2-params: octets after prf")
+    return Pbkdf2(salt, count, key_octets, prf)

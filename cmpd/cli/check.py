@@ -27,6 +27,7 @@ from cmpd.env import Env
 from cmpd.errors import BadDataFormat, ConfigError, StoreError
 from cmpd.records import Entity
 from cmpd.signing.file import load_key, read_certificates
+from cmpd.signing.recipient import load_recipient
 from cmpd.store.sealing import Sealer
 
 SOON: Final = 30 * DAY
@@ -78,6 +79,8 @@ def examine(config: Config, env: Env) -> Findings:
         _check_ca(config, ca, found, env)
     if ca is not None and cmp is not None:
         _check_cmp(ca, cmp, found)
+    _check_encryption(config, ca, passphrase, found, env)
+    _check_published(config, found)
     if _check_store(config.store.path, found):
         _check_entities(config, found, env)
     return found
@@ -107,6 +110,10 @@ def _certificate(key: str, path: Path, found: Findings, env: Env) -> Certificate
 def _check_ca(config: Config, ca: Certificate, found: Findings, env: Env) -> None:
     if ca.ca_fault:
         found.mistakes.append(f"ca.certificate: {config.ca.certificate}: {ca.ca_fault}")
+    if ca.key_usage is not None and not ca.key_usage.crl_sign:
+        found.mistakes.append(
+            f"ca.certificate: {config.ca.certificate}: its keyUsage has no cRLSign: nobody may accept the CRLs it signs"
+        )
     chain = found.attempt("ca.chain", partial(read_certificates, config.ca.chain)) if config.ca.chain else None
     lowest = ca.parsed
     for octets in chain or ():
@@ -142,13 +149,52 @@ def _check_cmp(ca: Certificate, cmp: Certificate, found: Findings) -> None:
         found.mistakes.append("cmp.certificate: its keyUsage has no digitalSignature")
 
 
+def _check_encryption(
+    config: Config, ca: Certificate | None, passphrase: bytes | None, found: Findings, env: Env
+) -> None:
+    """The certificate that clients encrypt to, if there is one."""
+    path, key_path = config.cmp.encryption_certificate, config.cmp.encryption_key
+    if path is None or key_path is None:
+        return
+    name = "cmp.encryption_certificate"
+    certificate = _certificate(name, path, found, env)
+    if certificate is None:
+        return
+    if passphrase is not None:
+        found.attempt("cmp.encryption_key", partial(load_recipient, key_path, passphrase, certificate.der, env))
+    if ca is not None and not issued(certificate.parsed, ca.parsed):
+        found.mistakes.append(f"{name}: was not issued by the CA of ca.certificate")
+
+
+def _check_published(config: Config, found: Findings) -> None:
+    """Where CRLs and the OCSP signer are written, and the door to them."""
+    if config.crl.directory is not None:
+        _is_writable("crl.directory", config.crl.directory, found)
+    if config.ocsp.signer is not None:
+        _is_writable("ocsp.signer", config.ocsp.signer.parent, found)
+    listen, base_url = config.publish.listen, config.publish.base_url
+    if base_url is not None and listen is None:
+        found.notes.append(
+            "publish.base_url: set, but publish.listen is not: certificates will name a place at which this server "
+            "publishes nothing, and OCSP is nowhere"
+        )
+    if listen is not None and base_url is None:
+        found.notes.append("publish.listen: set, but publish.base_url is not: certificates will not name the place")
+
+
+def _is_writable(key: str, directory: Path, found: Findings) -> bool:
+    if not directory.is_dir():
+        found.mistakes.append(f"{key}: there is no directory {directory}")
+    elif not os.access(directory, os.W_OK | os.X_OK):
+        found.mistakes.append(f"{key}: {directory} cannot be written by this user")
+    else:
+        return True
+    return False
+
+
 def _check_store(path: Path, found: Findings) -> bool:
     """Whether there is a database to look into."""
-    if not path.parent.is_dir():
-        found.mistakes.append(f"store.path: there is no directory {path.parent}")
-    elif not os.access(path.parent, os.W_OK | os.X_OK):
-        found.mistakes.append(f"store.path: {path.parent} cannot be written by this user")
-    elif path.exists():
+    if _is_writable("store.path", path.parent, found) and path.exists():
         try:
             with path.open("rb") as file:
                 head = file.read(len(_SQLITE))

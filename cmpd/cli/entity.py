@@ -7,6 +7,8 @@ user of the machine can read those. So are a regToken and an authenticator, whic
 import argparse
 import asyncio
 import contextlib
+import os
+import pwd
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,6 +26,7 @@ from cmpd.env import Env
 from cmpd.errors import BadDataFormat, ConfigError, StoreConflict
 from cmpd.records import Entity, EntityKind
 from cmpd.signing.file import read_certificates
+from cmpd.status import OPERATOR
 from cmpd.store import open_store
 from cmpd.store.base import Store
 from cmpd.store.sealing import Sealer
@@ -49,6 +52,14 @@ async def opened(config: Config) -> AsyncIterator[Store]:
         await store.close()
 
 
+def operator() -> str:
+    """Who runs the command, for the records: "operator alice"."""
+    try:
+        return f"{OPERATOR} {pwd.getpwuid(os.getuid()).pw_name}"
+    except KeyError:  # a user without an entry, as in some containers
+        return OPERATOR
+
+
 def add(args: argparse.Namespace, env: Env) -> int:
     """Run `cmpd entity add`."""
     config = load(args.config)
@@ -70,6 +81,7 @@ def add(args: argparse.Namespace, env: Env) -> int:
         uses_left=(1 if once else None) if args.uses is None else (args.uses or None),
         expires_at=int(env.now()) + args.expires if args.expires is not None else None,
         is_ra=args.ra,
+        may_revoke=args.may_revoke,
         created_at=int(env.now()),
         sealed_secret=sealer.seal(secret, args.reference) if sealer and secret else None,
         certificate=certificate,
@@ -282,6 +294,7 @@ def _fields(entity: Entity, env: Env) -> dict[str, Any]:
         "uses_left": entity.uses_left,
         "expires_at": time_text(entity.expires_at),
         "ra": entity.is_ra,
+        "may_revoke": entity.may_revoke,
         "profiles": list(entity.profiles),
         "subject": None if entity.subject is None else names.name_text(entity.subject),
         "reg_token": entity.sealed_reg_token is not None,

@@ -4,7 +4,10 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from cmpd.errors import ConfigError
 
 
 def time_text(when: int | None) -> str | None:
@@ -45,6 +48,19 @@ def print_fields(fields: Mapping[str, object]) -> None:
     width = max(map(len, fields)) + 1
     for name, value in fields.items():
         print(f"{name + ':':<{width}} {_cell(value)}")
+
+
+def write_octets(octets: bytes, out: Path | None, what: str) -> None:
+    """Write to the file `out` and say so (`what` it is), or to standard output. ConfigError if the file cannot be."""
+    if out is None:
+        sys.stdout.buffer.write(octets)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        out.write_bytes(octets)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
+    note(f"{out}: {what}")
 
 
 def note(text: str) -> None:

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field, replace
 from cryptography import x509
 
 from cmpd.asn1 import der
-from cmpd.client import messages, responses
-from cmpd.client.certificates import Certificate
+from cmpd.client import general, messages, responses, revocation
+from cmpd.client.certificates import Certificate, build_path
 from cmpd.client.connection import Connection
-from cmpd.client.credentials import Credential, KeyAndCertificate
+from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
 from cmpd.client.errors import ClientError, CmpClientError, VerificationError
 from cmpd.client.keys import PrivateKey
 from cmpd.client.messages import P10CR_ID, Request, Template
 from cmpd.client.responses import Answer, CertRep, CertResponse, StatusInfo, Trust
+from cmpd.client.revocation import RevDetails, RevocationResult
 from cmpd.env import Env
 from cmpd.message import NULL_DN
 
@@ -139,6 +140,45 @@ class Client:
         )
         wanted = {template.cert_req_id: template.public_key_info for template in templates}
         return await self._transact(request, wanted, options)
+
+    async def revoke(self, details: Sequence[RevDetails]) -> list[RevocationResult]:
+        """Ask by one rr that certificates be revoked, suspended or resumed; the results are in the order of `details`.
+
+        What the server refused is told in its result; errors of the whole message are raised.
+        """
+        request = await asyncio.to_thread(revocation.rev_request, details, self._credential, self._env)
+        return revocation.read_rev_rep(await self._ask(request), details)
+
+    async def set_passphrase(
+        self, passphrase: bytes, *, key_id: bytes | None = None, recipient: Certificate | None = None
+    ) -> str:
+        """Leave a revocation passphrase with the CA (RFC 9810 appendix B); returns who vouches that it was taken.
+
+        `key_id`: what an rr names the passphrase by, default the senderKID of this credential. `recipient`: whom it is
+        encrypted to; by default it goes under the shared secret, or to the certificate that the server gives for that.
+        """
+        if recipient is None and not isinstance(self._credential, SharedSecret):
+            recipient = await self.encryption_certificate()
+
+        def make() -> Request:
+            info = general.rev_passphrase(passphrase, key_id, recipient, self._credential, self._env)
+            return general.gen_message([info], self._credential, self._env, pvno=3)
+
+        answer = await self._ask(await asyncio.to_thread(make))
+        general.check_taken(answer)
+        return answer.protected_by
+
+    async def encryption_certificate(self) -> Certificate:
+        """The certificate that secrets for the server are encrypted to (caProtEncCert), with a path to an anchor."""
+        asked = [general.item(general.CA_PROT_ENC_CERT)]
+        answer = await self._ask(await asyncio.to_thread(general.gen_message, asked, self._credential, self._env))
+        octets = general.read_gen_rep(answer).get(general.CA_PROT_ENC_CERT)
+        if not octets:
+            raise VerificationError("answer: the server gives no encryption certificate (caProtEncCert)")
+        certificate = Certificate.load(octets)
+        if self._trust.anchors:
+            build_path(certificate, answer.extra_certs, self._trust.anchors, self._env.now())
+        return certificate
 
     async def _transact(
         self, request: Request, wanted: dict[int, bytes], options: Options

@@ -28,7 +28,16 @@ from cmpd.protection.base import ProtectionPolicy
 CMC_CA: Final = "1.3.6.1.5.5.7.3.27"
 CMC_RA: Final = "1.3.6.1.5.5.7.3.28"
 
-ANSWERS: Final = {"ir": "ip", "cr": "cp", "p10cr": "cp", "kur": "kup", "certConf": "pkiconf", "error": "pkiconf"}
+ANSWERS: Final = {
+    "ir": "ip",
+    "cr": "cp",
+    "p10cr": "cp",
+    "kur": "kup",
+    "rr": "rp",
+    "genm": "genp",
+    "certConf": "pkiconf",
+    "error": "pkiconf",
+}
 """The body that answers each request."""
 
 STATUS: Final = (
@@ -92,7 +101,7 @@ def verify(octets: bytes, request: Request, credential: Credential, trust: Trust
 
     VerificationError if it must not be believed; CmpClientError if it is an `error`, protected or not.
     """
-    with _believing():
+    with believing():
         envelope = decode(octets)
         _check_binding(envelope, request)
         if envelope.protection is None or envelope.header.protection_alg is None:
@@ -109,7 +118,7 @@ def verify(octets: bytes, request: Request, credential: Credential, trust: Trust
 
 
 @contextmanager
-def _believing() -> Iterator[None]:
+def believing() -> Iterator[None]:
     """What cannot be read, or is protected by what we do not accept, is not believed."""
     try:
         yield
@@ -247,7 +256,7 @@ def _check_signer(
 def read_cert_rep(answer: Answer) -> CertRep:
     """The CertRepMessage of an ip, cp or kup; VerificationError if it is none."""
     body = answer.envelope.body
-    with _believing():
+    with believing():
         start, stop = der.expect(body, 0, len(body), der.SEQUENCE, "CertRepMessage")
         fields = der.children(body, start, stop, 2)
         ca_pubs: tuple[Certificate, ...] = ()

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from cmpd.handlers import cert_req, confirm
+from cmpd.handlers import cert_req, confirm, general, revoke
 from cmpd.handlers.base import Handler
 
 HANDLERS: Final[dict[str, Handler]] = {
@@ -10,6 +10,8 @@ HANDLERS: Final[dict[str, Handler]] = {
     "cr": cert_req.handle,
     "p10cr": cert_req.handle,
     "kur": cert_req.handle,
+    "rr": revoke.handle,
+    "genm": general.handle,
     "certConf": confirm.handle_cert_conf,
     "pkiconf": confirm.handle_pkiconf,
     "error": confirm.handle_error,

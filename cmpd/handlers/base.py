@@ -2,20 +2,67 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import field
+from typing import Protocol
 
 from cmpd.ca import CertificateAuthority
+from cmpd.changes import Change
 from cmpd.config import EnrolmentConfig
+from cmpd.config_status import RevocationConfig
 from cmpd.env import Env
 from cmpd.frozen import frozen
+from cmpd.handlers.attempts import Attempts
 from cmpd.profiles import Profile
-from cmpd.protection.base import VerifiedRequest
-from cmpd.records import Change, TransactionRecord
+from cmpd.protection.base import Offload, ProtectionPolicy, VerifiedRequest
+from cmpd.records import TransactionRecord, TransactionState
 from cmpd.store.base import Store
+
+
+class CrlSource(Protocol):
+    """Where the newest published CRLs are."""
+
+    @property
+    def full(self) -> bytes | None:
+        """DER of the CertificateList, None if there is none yet."""
+
+    @property
+    def delta(self) -> bytes | None:
+        """DER of the delta CRL, None if there is none."""
+
+
+class PassphraseSealer(Protocol):
+    """Seals what the store keeps (store/sealing.py)."""
+
+    def seal(self, secret: bytes, reference: str, /) -> bytes:
+        """The sealed secret."""
+
+
+class Recipient(Protocol):
+    """The key that others encrypt to for this server (the protocol encryption certificate of RFC 9810)."""
+
+    @property
+    def certificate(self) -> bytes:
+        """DER of the certificate (caProtEncCert)."""
+
+    async def decrypt_key(self, algorithm: bytes, encrypted_key: bytes) -> bytes:
+        """The symmetric key that was encrypted to the certificate's key; `algorithm`: DER of the AlgorithmIdentifier.
+
+        BadAlg if the algorithm is not supported. Octets that are not for this key give a random key, so that nobody
+        learns from the answer what was wrong.
+        """
+
+
+def _nobody() -> None:
+    """Nobody wants to know."""
 
 
 @frozen
 class Service:
-    """What handlers work with; made once by the daemon. `reserved_names`: texts of Names that nobody gets, folded."""
+    """What handlers work with; made once by the daemon. `reserved_names`: texts of Names that nobody gets, folded.
+
+    `status_changed` is called when a revocation, suspension or resumption is durable: CRLs are due. `crls`, `sealer`
+    and `recipient` are None where the configuration has no place for them. `offload` runs derivations of more than
+    `protection.inline_iterations`; None = inline.
+    """
 
     env: Env
     store: Store
@@ -23,6 +70,14 @@ class Service:
     profiles: Mapping[str, Profile]
     enrolment: EnrolmentConfig
     reserved_names: frozenset[str] = frozenset()
+    revocation: RevocationConfig = RevocationConfig()
+    status_changed: Callable[[], None] = _nobody
+    crls: CrlSource | None = None
+    sealer: PassphraseSealer | None = field(default=None, repr=False)
+    recipient: Recipient | None = field(default=None, repr=False)
+    protection: ProtectionPolicy = ProtectionPolicy()
+    offload: Offload | None = None
+    attempts: Attempts = field(default_factory=Attempts, repr=False)
 
 
 class Claim:
@@ -49,6 +104,30 @@ class Context:
     as_of: int
     record: TransactionRecord | None = None
     claim: Claim = field(default_factory=Claim)
+
+    def transaction(
+        self, state: TransactionState = TransactionState.ENDED, *, keeps_id: bool = False
+    ) -> TransactionRecord:
+        """The record of the transaction that this request begins."""
+        requester = self.request.requester
+        now = int(self.service.env.now())
+        return TransactionRecord(
+            id=self.transaction_id,
+            state=state,
+            credential=requester.credential,
+            entity_id=requester.entity.id,
+            body=self.request.envelope.body_name,
+            started_at=now,
+            server_nonce=self.nonce,
+            ended_at=now if state is TransactionState.ENDED else None,
+            keeps_id=keeps_id,
+        )
+
+    @property
+    def rests_on(self) -> tuple[bytes, ...]:
+        """The certificates of this CA whose trust its verification rests on (Store.write)."""
+        serial = self.request.requester.serial
+        return () if serial is None else (serial,)
 
 
 @frozen

@@ -10,6 +10,16 @@ from dataclasses import replace
 from typing import Final
 
 from cmpd import audit, pop
+from cmpd.changes import (
+    AddCertificate,
+    AddIntent,
+    Change,
+    MoveCertificate,
+    MoveTransaction,
+    OpenTransaction,
+    ReturnUse,
+    TakeUse,
+)
 from cmpd.controls import check_controls
 from cmpd.errors import CmpError, NotAuthorized, StoreConflict
 from cmpd.frozen import frozen
@@ -30,17 +40,8 @@ from cmpd.policy import (
 )
 from cmpd.profiles import Grant, load_public_key
 from cmpd.records import (
-    AddCertificate,
-    AddIntent,
     CertificateState,
-    Change,
     Intent,
-    MoveCertificate,
-    MoveTransaction,
-    OpenTransaction,
-    ReturnUse,
-    TakeUse,
-    TransactionRecord,
     TransactionState,
 )
 from cmpd.replies import CertResponse, cert_rep_body
@@ -71,7 +72,7 @@ async def handle(context: Context) -> Reply:
     if not intents:
         return _reject(context, decisions)
     try:
-        await context.service.store.write(_claim(context, intents), as_of=context.as_of)
+        await context.service.store.write(_claim(context, intents), as_of=context.as_of, rests_on=context.rests_on)
     except StoreConflict as conflict:
         if conflict.reason not in _USE_CONFLICTS:
             raise
@@ -149,27 +150,12 @@ def _prepare(context: Context, cert_req_id: int, grant: Grant) -> Intent:
     )
 
 
-def _record(context: Context, state: TransactionState) -> TransactionRecord:
-    requester = context.request.requester
-    now = int(context.service.env.now())
-    return TransactionRecord(
-        id=context.transaction_id,
-        state=state,
-        credential=requester.credential,
-        entity_id=requester.entity.id,
-        body=context.request.envelope.body_name,
-        started_at=now,
-        server_nonce=context.nonce,
-        ended_at=now if state is TransactionState.ENDED else None,
-    )
-
-
 def _claim(context: Context, intents: list[Intent]) -> list[Change]:
     """The first unit: the transaction is ours, the use is taken, the intents are known. Only then may be signed."""
     requester = context.request.requester
     uses = len(intents) if counts_as_use(requester) else 0
     return [
-        OpenTransaction(_record(context, TransactionState.PROCESSING)),
+        OpenTransaction(context.transaction(TransactionState.PROCESSING)),
         *[TakeUse(requester.entity.id, context.transaction_id)] * uses,
         *map(AddIntent, intents),
     ]
@@ -246,7 +232,7 @@ def _reject(context: Context, decisions: list[_Decision]) -> Reply:
     return Reply(
         _answer_type(context),
         cert_rep_body([_response(decision, {}) for decision in decisions], ()),
-        (OpenTransaction(_record(context, TransactionState.ENDED)),),
+        (OpenTransaction(context.transaction()),),
         after_write=lambda: _audit(context, decisions),
     )
 

@@ -5,12 +5,17 @@ A certificate that is not accepted is revoked. Its enrolment stays counted: it w
 """
 
 import hmac
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from cmpd import audit
 from cmpd.asn1 import der
 from cmpd.asn1.cmp import ErrorMsgContent
 from cmpd.asn1.strict import load_strict
+from cmpd.changes import (
+    Change,
+    MoveCertificate,
+    MoveTransaction,
+)
 from cmpd.errors import BadAlg, BadCertId, BadDataFormat, CmpError, StoreConflict
 from cmpd.handlers.base import Context, Reply, Service
 from cmpd.lifecycle import NEXT as CERTIFICATE_NEXT
@@ -20,9 +25,6 @@ from cmpd.protection import certificate_hash, hash_by_algorithm
 from cmpd.records import (
     CertificateRecord,
     CertificateState,
-    Change,
-    MoveCertificate,
-    MoveTransaction,
     TransactionRecord,
     TransactionState,
 )
@@ -176,10 +178,13 @@ def _decide(
             ended_at=now,
         )
     )
-    return tuple(changes), lambda: _audit(waiting, accepted, str(event))
+    return tuple(changes), lambda: _tell(service, waiting, accepted, str(event))
 
 
-def _audit(certificates: Iterable[CertificateRecord], accepted: set[bytes], cause: str) -> None:
+def _tell(service: Service, certificates: Sequence[CertificateRecord], accepted: set[bytes], cause: str) -> None:
+    """The audit log, and who publishes what is revoked now."""
+    if any(certificate.serial not in accepted for certificate in certificates):
+        service.status_changed()
     for certificate in certificates:
         if certificate.serial in accepted:
             audit.certificate_confirmed(certificate.serial)

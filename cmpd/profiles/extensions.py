@@ -14,6 +14,7 @@ from typing import Final
 from cmpd.asn1 import der
 from cmpd.asn1.der import DerError
 from cmpd.asn1.names import read_name
+from cmpd.config_status import CERTIFICATE_PATH, CRL_PATH, DELTA_PATH, OCSP_PATH
 from cmpd.config_values import EXTENDED_KEY_USAGES
 from cmpd.errors import BadCertTemplate
 from cmpd.profiles.base import KEY_CAN, KEY_USAGE_BITS, Wish
@@ -25,10 +26,15 @@ OID_SAN: Final = der.encode_oid("2.5.29.17")[2:]
 OID_BASIC_CONSTRAINTS: Final = der.encode_oid("2.5.29.19")[2:]
 OID_AKI: Final = der.encode_oid("2.5.29.35")[2:]
 OID_EKU: Final = der.encode_oid("2.5.29.37")[2:]
+OID_CRL_DISTRIBUTION_POINTS: Final = der.encode_oid("2.5.29.31")[2:]
+OID_FRESHEST_CRL: Final = der.encode_oid("2.5.29.46")[2:]
+OID_AUTHORITY_INFO_ACCESS: Final = der.encode_oid("1.3.6.1.5.5.7.1.1")[2:]
 
 _MAX_SAN_NAMES = 100
 _TIME_STAMPING = EXTENDED_KEY_USAGES["timeStamping"]
-_EMAIL, _DIRECTORY_NAME = 0x81, 0xA4  # tags of GeneralName
+_EMAIL, _DIRECTORY_NAME, _URI = 0x81, 0xA4, 0x86  # tags of GeneralName
+_AD_OCSP = der.encode_oid("1.3.6.1.5.5.7.48.1")
+_AD_CA_ISSUERS = der.encode_oid("1.3.6.1.5.5.7.48.2")
 
 
 def encode_extension(oid: bytes, value: bytes, *, critical: bool = False) -> bytes:
@@ -43,6 +49,32 @@ def key_identifier(public_key: bytes) -> bytes:
     _, after = der.expect(public_key, start, stop, der.SEQUENCE, "algorithm")
     inner, end = der.expect(public_key, after, stop, der.BIT_STRING, "subjectPublicKey")
     return hashlib.sha256(public_key[inner + 1 : end]).digest()[:20]
+
+
+def encode_locations(base_url: str, *, crl: bool, delta: bool, ocsp: bool) -> bytes:
+    """The Extensions that say where the status of a certificate and the CA's certificate are published, one after the
+    other, none critical (RFC 5280 sections 4.2.1.13, 4.2.1.15 and 4.2.2.1).
+
+    `base_url` has no slash at its end. FreshestCRL needs `crl` and `delta`. The same for every certificate: made once.
+    """
+    access = [_access(_AD_OCSP, base_url + OCSP_PATH)] if ocsp else []
+    access.append(_access(_AD_CA_ISSUERS, base_url + CERTIFICATE_PATH))
+    made = [encode_extension(OID_AUTHORITY_INFO_ACCESS, der.seq(*access))]
+    if crl and delta:
+        made.insert(0, encode_extension(OID_FRESHEST_CRL, _distribution_points(base_url + DELTA_PATH)))
+    if crl:
+        made.insert(0, encode_extension(OID_CRL_DISTRIBUTION_POINTS, _distribution_points(base_url + CRL_PATH)))
+    return b"".join(made)
+
+
+def _access(method: bytes, url: str) -> bytes:
+    return der.seq(method, der.tlv(_URI, url.encode("ascii")))
+
+
+def _distribution_points(url: str) -> bytes:
+    """One DistributionPoint with one fullName; the choices inside are tagged explicitly, GeneralNames implicitly."""
+    names = der.tlv(0xA0, der.tlv(_URI, url.encode("ascii")))
+    return der.seq(der.seq(der.explicit(0, names)))
 
 
 def _authority_key_identifier(wish: Wish) -> None:
@@ -243,7 +275,7 @@ def _is_directory_name(contents: bytes) -> bool:
 _SAN_KINDS: Final[dict[int, tuple[str, Callable[[bytes], bool]]]] = {
     _EMAIL: ("email", lambda contents: _is_text(contents, is_email)),
     0x82: ("dns", lambda contents: _is_text(contents, is_dns)),
-    0x86: ("uri", lambda contents: _is_text(contents, is_uri)),
+    _URI: ("uri", lambda contents: _is_text(contents, is_uri)),
     0x87: ("ip", _is_ip),
     _DIRECTORY_NAME: ("dn", _is_directory_name),
 }

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from cmpd.frozen import frozen
 from cmpd.message import Envelope
-from cmpd.records import Entity, Requester
+from cmpd.records import CertificateState, Entity, Requester, RevocationPassphrase
 
 Offload = Callable[[Callable[[], bytes], int], Awaitable[bytes]]
 """Runs a key derivation of so many iterations off the loop; bounds how many wait for that, SystemUnavail beyond it."""
@@ -75,10 +75,11 @@ class SignatureScheme(Protocol):
 
 @frozen
 class SecretCredential:
-    """A registered shared secret."""
+    """A registered shared secret, or a revocation passphrase of the entity, which is good for rr alone."""
 
     entity: Entity
     secret: bytes = field(repr=False)
+    passphrase: RevocationPassphrase | None = None
 
 
 @frozen
@@ -99,6 +100,7 @@ class SenderCredential:
     entity: Entity
     serial: bytes | None
     profile: str | None = None
+    state: CertificateState | None = None  # of what this CA issued: CONFIRMED, or what `any_status` let through
 
 
 class Credentials(Protocol):
@@ -107,11 +109,17 @@ class Credentials(Protocol):
     async def secret(self, reference: bytes) -> SecretCredential | None:
         """The shared secret registered under this reference value (octets of senderKID or of the commonName)."""
 
-    async def sender(self, certificate: bytes, others: tuple[bytes, ...]) -> SenderCredential:
+    async def passphrase(self, key_id: bytes) -> SecretCredential | None:
+        """The revocation passphrase that was given this key identifier, with the entity that it stands for."""
+
+    async def sender(
+        self, certificate: bytes, others: tuple[bytes, ...], *, any_status: bool = False
+    ) -> SenderCredential:
         """The entity behind a protection certificate (DER). `others`: further certificates to build the path from.
 
         SignerNotTrusted if there is no valid path, or it is expired, revoked or suspended, or nobody is registered
-        with it.
+        with it. `any_status`: a certificate that this CA issued and that is suspended or revoked is found all the same,
+        with its state.
         """
 
 

@@ -21,12 +21,14 @@ MAX_ASKED_FOR: Final = 4
 async def find_sender(envelope: Envelope, credentials: Credentials, known_sender: bytes | None) -> SenderCredential:
     """The credential of the message's protection certificate, which fits senderKID and sender.
 
-    SignerNotTrusted if there is none, or none with a valid path; BadMessageCheck if what is there does not fit.
+    SignerNotTrusted if there is none, or none with a valid path; BadMessageCheck if what is there does not fit. That of
+    an rr may be suspended or revoked: it may ask for its own resumption, or again for what was done already.
     """
+    any_status = envelope.body_name == "rr"
     error: CmpError | None = None
     for certificate, others in _candidates(envelope):
         try:
-            found = await credentials.sender(certificate, others)
+            found = await credentials.sender(certificate, others, any_status=any_status)
         except SignerNotTrusted as refusal:
             error = refusal  # a later candidate was chosen for its looks, so its refusal says more than the first one's
             continue
@@ -35,7 +37,7 @@ async def find_sender(envelope: Envelope, credentials: Credentials, known_sender
             return found
         error = misfit
     if known_sender is not None:
-        found = await credentials.sender(known_sender, envelope.extra_certs)
+        found = await credentials.sender(known_sender, envelope.extra_certs, any_status=any_status)
         if _misfit(envelope, found) is None:
             return found
     raise error or SignerNotTrusted("extraCerts: want the protection certificate first, have no certificate that fits")

@@ -18,6 +18,7 @@ from cmpd.asn1.algorithms import (
     hmac_identifier,
     read_algorithm,
     read_named,
+    read_pbkdf2_params,
     read_whole_algorithm,
 )
 from cmpd.errors import BadAlg, BadDataFormat
@@ -105,29 +106,10 @@ def _read(data: bytes) -> Pbmac1:
     kdf, kdf_params, pos = read_algorithm(data, pos, stop, "keyDerivationFunc")
     if kdf != oids.PBKDF2:
         raise AlgorithmError(f"PBMAC1 keyDerivationFunc: want PBKDF2, have {der.dotted(kdf)}")
-    salt, count, key_octets, prf = _read_pbkdf2(data, kdf_params, pos)
+    found = read_pbkdf2_params(data, kdf_params, pos)
     mac, pos = read_named(data, pos, stop, HMACS, "PBMAC1 messageAuthScheme")
     if pos != stop:
         raise der.DerError("PBMAC1-params: octets after messageAuthScheme")
     # Without keyLength the key has the length that suits the MAC, which for HMAC is its output (RFC 2104 section 3).
-    return Pbmac1(data, salt, count, DIGEST_OCTETS[mac] if key_octets is None else key_octets, prf, mac)
-
-
-def _read_pbkdf2(data: bytes, pos: int, end: int) -> tuple[bytes, int, int | None, str]:
-    pos, stop = der.expect(data, pos, end, der.SEQUENCE, "PBKDF2-params")
-    if pos < stop and data[pos] == der.SEQUENCE:
-        raise AlgorithmError("PBKDF2 salt: want an OCTET STRING (specified), have otherSource")
-    start, pos = der.expect(data, pos, stop, der.OCTET_STRING, "salt")
-    salt = data[start:pos]
-    start, pos = der.expect(data, pos, stop, der.INTEGER, "iterationCount")
-    count = der.integer(data, start, pos, "iterationCount")
-    key_octets = None
-    if pos < stop and data[pos] == der.INTEGER:
-        start, pos = der.expect(data, pos, stop, der.INTEGER, "keyLength")
-        key_octets = der.integer(data, start, pos, "keyLength")
-    prf = "sha1"
-    if pos < stop:
-        prf, pos = read_named(data, pos, stop, HMACS, "PBKDF2 prf")
-    if pos != stop:
-        raise der.DerError("PBKDF2-params: octets after prf")
-    return salt, count, key_octets, prf
+    size = DIGEST_OCTETS[mac] if found.key_octets is None else found.key_octets
+    return Pbmac1(data, found.salt, found.count, size, found.prf, mac)

@@ -12,6 +12,7 @@ reference value keep the server busy, which is worse than letting him learn one;
 
 import hmac
 import logging
+from collections.abc import Awaitable, Callable, Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -32,6 +33,8 @@ from cmpd.protection.schemes import mac_scheme, signature_scheme
 from cmpd.records import Requester
 
 _log = logging.getLogger("cmpd.protection")
+
+_LookUp = Callable[[bytes], Awaitable[SecretCredential | None]]
 
 _WRONG_MAC: Final = "protection: the MAC does not verify with a secret registered for senderKID or sender"
 
@@ -64,44 +67,51 @@ async def verify(
     if scheme is None:
         return await _verify_signature(envelope, algorithm, protection, credentials, signer, known_sender)
     mac = scheme.parse(algorithm, policy)
-    found, reference = await _find_secret(envelope.header, credentials)
-    if found is None:
-        raise BadMessageCheck(_WRONG_MAC, detail=f"reference {_shown(reference)}: no secret is registered for it")
-    secret = found.secret
-    if offload is None or mac.iterations <= policy.inline_iterations:
-        key = mac.derive(secret)
-    else:
-        key = await offload(lambda: mac.derive(secret), mac.iterations)
-    if not hmac.compare_digest(mac.compute(key, envelope.protected), protection):
-        raise BadMessageCheck(_WRONG_MAC, detail=f"reference {_shown(reference)}: the MAC is wrong")
-    if mac.uses_sha1:
-        _tell_of_sha1(found.entity.reference)
-    return _with_mac(envelope, found, mac, key, signer)
+    in_rr = envelope.body_name == "rr"
+    why = "no secret is registered for it"
+    reference = None
+    for find, reference in _look_ups(envelope.header, credentials, in_rr):
+        found = await find(reference)
+        if found is None:
+            continue
+        key = await _derive(mac, found.secret, policy, offload)
+        if hmac.compare_digest(mac.compute(key, envelope.protected), protection):
+            if mac.uses_sha1:
+                _tell_of_sha1(found.entity.reference)
+            return _with_mac(envelope, found, mac, key, signer)
+        why = "the MAC is wrong"
+        if not in_rr:
+            break
+    raise BadMessageCheck(_WRONG_MAC, detail=f"reference {_shown(reference)}: {why}")
 
 
 # --- MACs -------------------------------------------------------------------------------------------------------------
 
 
-async def _find_secret(header: Header, credentials: Credentials) -> tuple[SecretCredential | None, bytes | None]:
-    """The secret by senderKID, else by the only commonName of sender, and the reference value tried last.
+def _look_ups(header: Header, credentials: Credentials, in_rr: bool) -> Iterator[tuple[_LookUp, bytes]]:
+    """How to find the secret: by senderKID, else by the only commonName of sender.
 
     Clients differ: RFC 9483 section 3.1 has the reference value in both, OpenSSL has the wished subject in sender, and
-    others have no senderKID.
+    others have no senderKID. In an rr senderKID may name a revocation passphrase too (RFC 9810 appendix B), and all
+    that are found are tried, three at most; elsewhere the first one counts.
     """
-    reference = header.sender_kid
-    if reference is not None:
-        found = await credentials.secret(reference)
-        if found is not None:
-            return found, reference
+    if header.sender_kid is not None:
+        yield credentials.secret, header.sender_kid
+        if in_rr:
+            yield credentials.passphrase, header.sender_kid
     try:
         name = names.directory_name(header.sender)
         common = [] if name is None else names.attribute_texts(names.read_name(name), names.COMMON_NAME)
     except der.DerError:  # no error of its own: that would tell whether senderKID is registered
-        common = []
-    if len(common) != 1:
-        return None, reference
-    by_name = common[0].encode()
-    return await credentials.secret(by_name), by_name if reference is None else reference
+        return
+    if len(common) == 1 and (by_name := common[0].encode()) != header.sender_kid:
+        yield credentials.secret, by_name
+
+
+async def _derive(mac: Mac, secret: bytes, policy: ProtectionPolicy, offload: Offload | None) -> bytes:
+    if offload is None or mac.iterations <= policy.inline_iterations:
+        return mac.derive(secret)
+    return await offload(lambda: mac.derive(secret), mac.iterations)
 
 
 def _with_mac(envelope: Envelope, found: SecretCredential, mac: Mac, key: bytes, signer: Protector) -> VerifiedRequest:
@@ -109,9 +119,13 @@ def _with_mac(envelope: Envelope, found: SecretCredential, mac: Mac, key: bytes,
         return mac.compute(key, octets)
 
     reference = found.entity.reference
+    kid, credential = reference.encode(), f"secret:{reference}"
+    if found.passphrase is not None:
+        kid, credential = found.passphrase.key_id, f"passphrase:{found.passphrase.key_id.hex()}"
     # RFC 9483 section 4.1.5: no certificates for the protection; sender is the CA (RFC 9810 appendix C.4).
-    protector = Protector(mac.algorithm, signer.sender, reference.encode(), (), compute)
-    return VerifiedRequest(envelope, Requester(f"secret:{reference}", found.entity), protector, found.secret)
+    protector = Protector(mac.algorithm, signer.sender, kid, (), compute)
+    requester = Requester(credential, found.entity, passphrase=found.passphrase)
+    return VerifiedRequest(envelope, requester, protector, found.secret)
 
 
 @lru_cache(maxsize=4096)
@@ -151,5 +165,6 @@ async def _verify_signature(
         found.subject,
         found.serial,
         found.profile,
+        found.state,
     )
     return VerifiedRequest(envelope, requester, signer)

@@ -1,8 +1,9 @@
 """Signing keys in encrypted PKCS#8 files (PEM), and the certificates beside them.
 
 ECDSA and EdDSA sign where they are called: 30 to 300 microseconds are cheaper than a way to another thread and back.
-RSA takes milliseconds and goes through `offload`, which the composition root hands in. A key is written under PBKDF2
-with 600,000 iterations, because the passphrase may be one that a person chose; `cryptography` itself would use 2,048.
+RSA takes milliseconds and goes through `offload`, which the composition root hands in; so do octets that take as long
+to be hashed, which large CRLs do. A key is written under PBKDF2 with 600,000 iterations, because the passphrase may be
+one that a person chose; `cryptography` itself would use 2,048.
 """
 
 import base64
@@ -32,6 +33,9 @@ from cmpd.errors import ConfigError
 Offload = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 """Runs a function that takes milliseconds off the loop and gives its result."""
 
+LARGE: Final = 1 << 16
+"""From so many octets on, hashing them costs more than a way to another thread and back."""
+
 _ITERATIONS: Final = 600_000
 _MARK: Final = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 _MAX_OCTETS: Final = 1_000_000
@@ -43,20 +47,24 @@ _AES256_CBC: Final = "2.16.840.1.101.3.4.1.42"
 class FileKey:
     """A SigningKey (see base.py) that is held in memory."""
 
-    __slots__ = ("_key", "_offload", "_sign", "algorithm", "public_key_info")
+    __slots__ = ("_inline", "_key", "_offload", "_sign", "algorithm", "public_key_info")
 
     def __init__(self, key: SigningPrivateKey, *, offload: Offload | None = None) -> None:
-        """`offload` is used by RSA keys alone; None: they sign where they are called. ValueError: unfit key."""
+        """`offload` is used by RSA keys, and for LARGE octets; None: all sign where they are called.
+
+        ValueError: unfit key.
+        """
         chosen = signature_algorithm(key)
         self.algorithm: bytes = chosen.identifier
         self.public_key_info: bytes = public_key_info(key)
         self._key = key
         self._sign = chosen.sign
-        self._offload = offload if isinstance(key, rsa.RSAPrivateKey) else None
+        self._offload = offload
+        self._inline = 0 if isinstance(key, rsa.RSAPrivateKey) else LARGE  # fewer octets are signed where it is called
 
     async def sign(self, octets: bytes) -> bytes:
-        """The signature over `octets`; does not suspend unless the key is RSA and there is an `offload`."""
-        if self._offload is None:
+        """The signature over `octets`; does not suspend unless the key is RSA or they are LARGE, and with `offload`."""
+        if self._offload is None or len(octets) < self._inline:
             return self._sign(self._key, octets)
         return await self._offload(lambda: self._sign(self._key, octets))
 

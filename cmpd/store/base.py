@@ -9,22 +9,70 @@ began leaves nothing behind; once it began, the unit is written all the same.
 that holds when it is written is refused with StaleRead, so no decision rests on records that are older than the commit
 that makes it durable. Read `generation` first and the records after it, never the other way round. Confirmation does
 not let it grow (certConf is ordinary issuance): a cache may keep that one is confirmed, not that it is unconfirmed.
+
+A unit with `rests_on` says which certificates' trust its decision rests on. Then the end of trust in others does not
+make it stale, by whichever process: else many revocations at once would refuse each other, and all enrolments.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final, Protocol
 
-from cmpd.records import CertificateRecord, CertificateState, Change, Entity, MoveCertificate, TransactionRecord
+from cmpd.changes import Change, MoveCertificate
+from cmpd.records import (
+    CertificateRecord,
+    CertificateState,
+    CertificateStatus,
+    Entity,
+    Publication,
+    RevocationPassphrase,
+    RevokedCertificate,
+    ServiceCertificate,
+    StatusChange,
+    TransactionRecord,
+)
 
 _TRUSTED = frozenset({CertificateState.CONFIRMED, CertificateState.SUSPENDED})
 """States in which a certificate may vouch for something; before confirmation it vouches for nothing."""
 
 
-def ends_trust(change: Change) -> bool:
-    """Whether decisions made before this change may be wrong after it: then it lets the generation grow."""
-    if not isinstance(change, MoveCertificate):
-        return False
-    return change.expected in _TRUSTED
+def ends_trust(changes: Iterable[Change]) -> tuple[bytes, ...]:
+    """The certificates about which decisions made before may be wrong after these changes: the generation grows."""
+    return tuple(c.serial for c in changes if isinstance(c, MoveCertificate) and c.expected in _TRUSTED)
+
+
+_MOST_ENDED: Final = 10_000
+
+
+class Staleness:
+    """Which decisions are out of date: what has changed since which generation."""
+
+    def __init__(self) -> None:
+        self._everything = 0  # the generation that came of the last change of anything
+        self._ended: dict[bytes, int] = {}  # serial -> the generation that came of the end of trust in it
+
+    def everything(self, generation: int) -> None:
+        """Whatever was read before this generation may be wrong."""
+        self._everything = generation
+        self._ended.clear()
+
+    def ended(self, serials: Iterable[bytes], generation: int) -> None:
+        """Trust in these certificates ended with this generation."""
+        self._ended.update(dict.fromkeys(serials, generation))
+        if len(self._ended) > _MOST_ENDED:
+            self.everything(generation)
+
+    def add(self, later: "Staleness") -> None:
+        """Take over what came later."""
+        if later._everything:
+            self.everything(later._everything)
+        for serial, generation in later._ended.items():
+            self.ended((serial,), generation)
+
+    def is_stale(self, as_of: int, generation: int, rests_on: Collection[bytes] | None) -> bool:
+        """Whether a decision of generation `as_of` may be wrong at `generation`."""
+        if rests_on is None:
+            return as_of < generation
+        return as_of < self._everything or any(as_of < self._ended.get(serial, 0) for serial in rests_on)
 
 
 class Store(Protocol):
@@ -40,8 +88,13 @@ class Store(Protocol):
     async def refresh(self) -> int:
         """Notice what other processes changed since the last write, cheaply; returns the generation."""
 
-    async def write(self, changes: Sequence[Change], *, as_of: int | None = None) -> None:
-        """Make one unit durable, or raise StoreConflict or StaleRead and change nothing."""
+    async def write(
+        self, changes: Sequence[Change], *, as_of: int | None = None, rests_on: Collection[bytes] | None = None
+    ) -> None:
+        """Make one unit durable, or raise StoreConflict or StaleRead and change nothing.
+
+        `rests_on`: serial numbers of the certificates whose trust the decision rests on, may be empty; None: any.
+        """
 
     async def find_transaction(self, transaction_id: bytes) -> TransactionRecord | None:
         """The transaction with its certificates, the abandoned ones left out; purged: without sender_certificate."""
@@ -72,10 +125,37 @@ class Store(Protocol):
         *,
         subject: str | None = None,
         state: CertificateState | None = None,
+        at: int | None = None,
         limit: int = 1000,
         after: bytes = b"",
     ) -> list[CertificateRecord]:
-        """By serial number; `subject`: part of subject_text, whatever its case; `after`: serial to go on from."""
+        """By serial number; `subject`: part of subject_text, whatever its case; `after`: serial to go on from.
+
+        `state` is the recorded one, or with `at` (Unix seconds) the one at that time, so that EXPIRED can be asked for.
+        """
+
+    async def certificate_status(self, serials: Sequence[bytes]) -> dict[bytes, CertificateStatus]:
+        """The states of these certificates (at most 100), those of service certificates too. What was never issued
+        (unknown, INTENDED, ABANDONED) is left out. Always what is committed now, also by other processes.
+        """
+
+    async def history(self, serial: bytes) -> list[StatusChange]:
+        """The status changes of one certificate, the oldest first."""
+
+    async def status_changes(self, *, after: int, limit: int) -> list[StatusChange]:
+        """Those of all certificates with an id greater than `after`, by id."""
+
+    async def revoked(self, *, expiring_from: int, limit: int, after: bytes = b"") -> list[RevokedCertificate]:
+        """What is revoked or on hold and has a notAfter of at least `expiring_from`, by serial from `after` on."""
+
+    async def publication(self) -> Publication:
+        """Where publishing stands; one cheap read."""
+
+    async def service_certificates(self, purpose: str) -> list[ServiceCertificate]:
+        """Those for a purpose, by created_at."""
+
+    async def find_passphrase(self, key_id: bytes) -> RevocationPassphrase | None:
+        """The revocation passphrase with this key identifier."""
 
     async def unconfirmed(self, before: int, limit: int) -> list[TransactionRecord]:
         """Transactions in CONFIRMING whose confirm_by is before `before`, with their certificates."""
@@ -93,8 +173,14 @@ class Store(Protocol):
         """Forget at most `limit` transactions that ended before, in small units between which others are written:
         their responses and sender_certificate are deleted, certificates never. Returns how many.
 
-        A transaction of which there are certificates, in whatever state, stays otherwise: its transactionID is never
-        free again, and purge does not come back to it. One without any is deleted whole.
+        A transaction of which there are certificates, in whatever state, stays otherwise, and so does one with
+        keeps_id, and one that brought a revocation passphrase: its transactionID is never free again (a replayed rr
+        must not suspend or resume anything), and purge does not come back to it. Others are deleted whole.
+        """
+
+    async def forget_crls(self, ended_before: int) -> int:
+        """Forget the CRLs whose nextUpdate is before, and that are older than the last scheduled one that is out, and
+        the orders that were fulfilled. The highest number and the last order stay. Returns how many were forgotten.
         """
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, Final
 
-from cmpd.records import (
+from cmpd.changes import (
     AddCertificate,
     AddIntent,
     AddResponse,
@@ -26,12 +26,18 @@ from cmpd.records import (
     OpenTransaction,
     TakeUse,
 )
+from cmpd.records import CertificateState
 
 _MOST_ROWS: Final = 32
 """Of one statement. Each number of rows is a statement of its own, which stays prepared."""
 
 PREPARED: Final = 256
 """How many statements stay prepared: one for each number of rows of each type, and those of changes.py."""
+
+_REVOKED: Final = frozenset({CertificateState.REVOKED, CertificateState.SUSPENDED})
+"""The states in which a certificate is on the CRL."""
+
+_RESUMED: Final = (CertificateState.SUSPENDED, CertificateState.CONFIRMED)
 
 
 def apply_batch(cursor: sqlite3.Cursor, units: Iterable[Sequence[Change]]) -> bool:
@@ -74,7 +80,7 @@ def _many(cursor: sqlite3.Cursor, head: str, row: str, tail: str, rows: list[tup
 def _open_transactions(cursor: sqlite3.Cursor, changes: list[OpenTransaction]) -> bool:
     head = (
         "INSERT INTO cmp_transaction (id, state, credential, entity_id, body, started_at, server_nonce, confirm_by,"
-        " sender_certificate, ended_at) VALUES"
+        " sender_certificate, ended_at, keeps_id) VALUES"
     )
     rows = [
         (
@@ -88,10 +94,11 @@ def _open_transactions(cursor: sqlite3.Cursor, changes: list[OpenTransaction]) -
             new.confirm_by,
             new.sender_certificate,
             new.ended_at,
+            new.keeps_id,
         )
         for new in (change.transaction for change in changes)
     ]
-    return _many(cursor, head, "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", "ON CONFLICT (id) DO NOTHING", rows)
+    return _many(cursor, head, "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", "ON CONFLICT (id) DO NOTHING", rows)
 
 
 _ENTITIES: Final = "SELECT id, disabled, uses_left FROM entity WHERE id IN ("
@@ -157,15 +164,48 @@ def _add_certificates(cursor: sqlite3.Cursor, changes: list[AddCertificate]) -> 
 
 def _move_certificates(cursor: sqlite3.Cursor, changes: list[MoveCertificate]) -> bool:
     head = (
-        "UPDATE certificate SET state = new.column2, changed_at = new.column3, reason = new.column4,"
-        " changed_by = new.column5, tbs = NULL FROM (VALUES"
+        "UPDATE certificate SET state = new.column2, changed_at = new.column3, changed_by = new.column4,"
+        " reason = new.column5, revoked_at = new.column6, invalidity_date = new.column7, tbs = NULL FROM (VALUES"
     )
-    tail = ") AS new WHERE certificate.serial = new.column1 AND certificate.state = new.column6"
+    tail = ") AS new WHERE certificate.serial = new.column1 AND certificate.state = new.column8"
     rows = [
-        (change.serial, change.state.value, change.at, change.reason, change.by, change.expected.value)
+        (
+            change.serial,
+            change.state.value,
+            change.at,
+            change.by,
+            *_revocation(change),
+            change.expected.value,
+        )
         for change in changes
     ]
-    return _many(cursor, head, "(?, ?, ?, ?, ?, ?)", tail, rows)
+    return _many(cursor, head, "(?, ?, ?, ?, ?, ?, ?, ?)", tail, rows) and _append_status_changes(cursor, changes)
+
+
+def _revocation(change: MoveCertificate) -> tuple[str | None, int | None, int | None]:
+    """reason, revoked_at and invalidity_date after a change."""
+    if change.state not in _REVOKED:
+        return None, None, None
+    return change.reason, change.at if change.revoked_at is None else change.revoked_at, change.invalidity_date
+
+
+def _append_status_changes(cursor: sqlite3.Cursor, changes: list[MoveCertificate]) -> bool:
+    """For revocations, suspensions and resumptions; that a new certificate is confirmed changes no published status."""
+    head = "INSERT INTO status_change (serial, at, state, reason, changed_by, invalidity_date, revoked_at) VALUES"
+    rows = [
+        (
+            change.serial,
+            change.at,
+            change.state.value,
+            change.reason,
+            change.by,
+            change.invalidity_date,
+            change.at if change.revoked_at is None else change.revoked_at,
+        )
+        for change in changes
+        if change.state in _REVOKED or (change.expected, change.state) == _RESUMED
+    ]
+    return _many(cursor, head, "(?, ?, ?, ?, ?, ?, ?)", "", rows)
 
 
 def _move_transactions(cursor: sqlite3.Cursor, changes: list[MoveTransaction]) -> bool:
@@ -205,7 +245,7 @@ BULK: Final[dict[type[Change], Callable[[sqlite3.Cursor, list[Any]], bool]]] = {
     MoveTransaction: _move_transactions,
     AddResponse: _add_responses,
 }
-"""ReturnUse is not here: it is rare, and what it gives back depends on what its transaction took."""
+"""What is rare is not here, and neither is ReturnUse: what it gives back depends on what its transaction took."""
 
 _KEYS: Final = {
     OpenTransaction: "transaction.id",

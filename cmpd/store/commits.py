@@ -15,14 +15,15 @@ import contextlib
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 
+from cmpd.changes import Change
 from cmpd.errors import StaleRead, StoreError
-from cmpd.records import Change
+from cmpd.store.base import Staleness
 from cmpd.store.bulk import apply_batch
 
 _log = logging.getLogger("cmpd.store")
@@ -52,12 +53,15 @@ class Unit:
     """One waiting unit: `apply` does it on a cursor and returns what its caller gets.
 
     `changes`: what `apply` would do, if that is all it does and returns nothing; they may be applied in bulk instead.
+    `ended`: the certificates that are trusted no more after it; `ends_all`: any decision may be wrong after it.
     """
 
     apply: Callable[[sqlite3.Cursor], Any]
     changes: Sequence[Change] | None
     as_of: int | None
-    ends_trust: bool
+    rests_on: Collection[bytes] | None
+    ended: Collection[bytes]
+    ends_all: bool
     done: asyncio.Future[Any]
 
 
@@ -65,6 +69,8 @@ Outcome = tuple[Any, Exception | None]  # what a unit returned, or why it was un
 _NOTHING: Outcome = (None, None)
 
 _MOST_TURNS = 16
+_MOST_FOREIGN = 1_000
+_CHANGES = "SELECT (SELECT count FROM entity_changes), (SELECT coalesce(max(id), 0) FROM status_change)"  # O(1) both
 
 
 def as_store_error(error: Exception) -> Exception:
@@ -99,6 +105,8 @@ class GroupCommit:
         self._callers = 0
         self._closing = False
         self._drained = asyncio.Event()
+        self._staleness = Staleness()
+        self._seen = (0, 0)  # what _CHANGES was
         self._data_version: int | None = None  # None: not looked yet, so anything may have changed
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
@@ -115,7 +123,9 @@ class GroupCommit:
         *,
         changes: Sequence[Change] | None = None,
         as_of: int | None = None,
-        ends_trust: bool = False,
+        rests_on: Collection[bytes] | None = None,
+        ended: Collection[bytes] = (),
+        ends_all: bool = False,
     ) -> T:
         """Have `apply` done in a unit of its own; returns its result when that is durable."""
         if self._closing:
@@ -125,7 +135,8 @@ class GroupCommit:
             while self._in_hand >= self._max_waiting:
                 self._room.clear()
                 await self._room.wait()
-            unit = Unit(apply, changes, as_of, ends_trust, asyncio.get_running_loop().create_future())
+            done = asyncio.get_running_loop().create_future()
+            unit = Unit(apply, changes, as_of, rests_on, ended, ends_all, done)
             self._in_hand += 1
             self._waiting.append(unit)
             self._arrived.set()
@@ -231,10 +242,21 @@ class GroupCommit:
     # --- on the connection's thread ----------------------------------------------------------------------------------
 
     def _look(self, database: sqlite3.Connection) -> None:
+        """Notice what other processes have written: whose trust ended, or that entities have changed."""
         (version,) = database.execute("PRAGMA data_version").fetchone()
-        if version != self._data_version:
-            self._data_version = version
-            self.generation += 1
+        if version == self._data_version:
+            return
+        is_new, self._data_version = self._data_version is None, version
+        self.generation += 1
+        before, (entities, last) = self._seen, database.execute(_CHANGES).fetchone()
+        self._seen = entities, last
+        if is_new or entities != before[0]:
+            self._staleness.everything(self.generation)
+            return
+        rows = database.execute("SELECT serial FROM status_change WHERE id > ?", (before[1],))
+        self._staleness.ended([serial for (serial,) in rows.fetchmany(_MOST_FOREIGN)], self.generation)
+        if rows.fetchone() is not None:
+            self._staleness.everything(self.generation)
 
     def _commit(self, database: sqlite3.Connection, batch: list[Unit]) -> list[Outcome]:
         cursor = database.cursor()
@@ -244,48 +266,64 @@ class GroupCommit:
             # What this batch changes must not count before it can be read: else a caller could see the new number, read
             # the old records, and be believed.
             generation = self.generation
-            if _apply_in_bulk(database, cursor, batch, generation):
+            ended = Staleness()
+            if self._apply_in_bulk(database, cursor, batch):
                 outcomes = [_NOTHING] * len(batch)
             else:
-                outcomes, generation = _apply_one_by_one(database, cursor, batch, generation)
+                outcomes, generation = self._apply_one_by_one(database, cursor, batch, ended)
             cursor.execute("COMMIT")
         finally:
             if database.in_transaction:
                 database.execute("ROLLBACK")
         self.generation = generation
+        self._staleness.add(ended)
         return outcomes
 
-
-def _apply_in_bulk(database: sqlite3.Connection, cursor: sqlite3.Cursor, batch: list[Unit], generation: int) -> bool:
-    """Apply the batch by types of change if it allows that and nothing conflicts; otherwise leave no trace."""
-    for unit in batch:
-        if unit.changes is None or unit.ends_trust or (unit.as_of is not None and unit.as_of < generation):
+    def _apply_in_bulk(self, database: sqlite3.Connection, cursor: sqlite3.Cursor, batch: list[Unit]) -> bool:
+        """Apply the batch by types of change if it allows that and nothing conflicts; otherwise leave no trace."""
+        for unit in batch:
+            if unit.changes is None or unit.ended or unit.ends_all or _is_stale(unit, self.generation, self._staleness):
+                return False
+        cursor.execute("SAVEPOINT batch")
+        try:
+            if apply_batch(cursor, (unit.changes for unit in batch if unit.changes is not None)):
+                return True
+        except Exception:  # whichever unit it was, it meets its fault again when they are applied one by one
+            _log.debug("a batch is applied one by one", exc_info=True)
+        if database.in_transaction:
+            cursor.execute("ROLLBACK TO batch")
             return False
-    cursor.execute("SAVEPOINT batch")
-    try:
-        if apply_batch(cursor, (unit.changes for unit in batch if unit.changes is not None)):
-            return True
-    except Exception:  # whichever unit it was, it meets its fault again when they are applied one by one
-        _log.debug("a batch is applied one by one", exc_info=True)
-    if database.in_transaction:
-        cursor.execute("ROLLBACK TO batch")
-        return False
-    raise sqlite3.OperationalError("SQLite gave up the transaction")
+        raise sqlite3.OperationalError("SQLite gave up the transaction")
+
+    def _apply_one_by_one(
+        self, database: sqlite3.Connection, cursor: sqlite3.Cursor, batch: list[Unit], ended: Staleness
+    ) -> tuple[list[Outcome], int]:
+        """Each unit in a SAVEPOINT of its own: (what became of each, the generation after them).
+
+        `ended` takes what they made stale: it holds for those that follow, and for all once they are committed.
+        """
+        outcomes: list[Outcome] = []
+        generation = self.generation
+        for unit in batch:
+            if _is_stale(unit, generation, self._staleness) or _is_stale(unit, generation, ended):
+                outcomes.append((None, StaleRead("entities or certificates have changed meanwhile")))
+                continue
+            outcome = _apply(database, cursor, unit)
+            outcomes.append(outcome)
+            if outcome[1] is not None:
+                continue
+            if unit.ended or unit.ends_all:
+                generation += 1
+            if unit.ended:
+                ended.ended(unit.ended, generation)
+            if unit.ends_all:
+                ended.everything(generation)
+        self._seen = database.execute(_CHANGES).fetchone()  # ours are told by `ended`
+        return outcomes, generation
 
 
-def _apply_one_by_one(
-    database: sqlite3.Connection, cursor: sqlite3.Cursor, batch: list[Unit], generation: int
-) -> tuple[list[Outcome], int]:
-    """Each unit in a SAVEPOINT of its own: (what became of each, the generation after them)."""
-    outcomes: list[Outcome] = []
-    for unit in batch:
-        if unit.as_of is not None and unit.as_of < generation:
-            outcomes.append((None, StaleRead("entities or certificates have changed meanwhile")))
-            continue
-        outcome = _apply(database, cursor, unit)
-        generation += unit.ends_trust and outcome[1] is None
-        outcomes.append(outcome)
-    return outcomes, generation
+def _is_stale(unit: Unit, generation: int, staleness: Staleness) -> bool:
+    return unit.as_of is not None and staleness.is_stale(unit.as_of, generation, unit.rests_on)
 
 
 def _apply(database: sqlite3.Connection, cursor: sqlite3.Cursor, unit: Unit) -> Outcome:

@@ -4,95 +4,27 @@ A unit is applied to a copy of the tables, and the copy takes their place if all
 atomicity. Errors are those of the database: StoreConflict for preconditions, StoreError where its constraints refuse.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
+from cmpd.changes import Change
 from cmpd.errors import StaleRead, StoreConflict, StoreError
 from cmpd.records import (
-    AddCertificate,
-    AddIntent,
-    AddResponse,
     CertificateRecord,
     CertificateState,
-    Change,
+    CertificateStatus,
     Entity,
     EntityKind,
-    MoveCertificate,
-    MoveTransaction,
-    OpenTransaction,
-    ReturnUse,
-    TakeUse,
+    Publication,
+    RevocationPassphrase,
+    RevokedCertificate,
+    ServiceCertificate,
+    StatusChange,
     TransactionRecord,
     TransactionState,
 )
-from cmpd.store.base import ends_trust
-
-
-@dataclass(slots=True)
-class Tables:
-    """The records. `row` numbers transactions: an ID may come again after a deletion, its row number never does."""
-
-    entities: dict[int, Entity] = field(default_factory=dict)
-    transactions: dict[bytes, TransactionRecord] = field(default_factory=dict)  # without certificates
-    rows: dict[bytes, int] = field(default_factory=dict)  # transaction ID -> row
-    uses_taken: dict[int, int] = field(default_factory=dict)  # row -> uses
-    purged: set[int] = field(default_factory=set)  # rows that are kept for their ID
-    responses: dict[tuple[int, bytes], bytes | None] = field(default_factory=dict)  # (row, digest) -> octets
-    certificates: dict[bytes, CertificateRecord] = field(default_factory=dict)
-    certificate_rows: dict[bytes, int] = field(default_factory=dict)  # serial -> row
-    last_row: int = 0
-    last_entity: int = 0
-
-    def copy(self) -> "Tables":
-        """Tables of their own with the same records, which are never changed in place."""
-        return Tables(
-            dict(self.entities),
-            dict(self.transactions),
-            dict(self.rows),
-            dict(self.uses_taken),
-            set(self.purged),
-            dict(self.responses),
-            dict(self.certificates),
-            dict(self.certificate_rows),
-            self.last_row,
-            self.last_entity,
-        )
-
-    def row(self, transaction_id: bytes) -> int:
-        """The row of a transaction that must be there."""
-        if transaction_id not in self.rows:
-            raise StoreError("no such transaction")
-        return self.rows[transaction_id]
-
-    def delete(self, transaction_id: bytes) -> None:
-        """Delete a transaction with its responses; its certificates stay."""
-        row = self.rows.pop(transaction_id)
-        del self.transactions[transaction_id]
-        self.uses_taken.pop(row, None)
-        self.purged.discard(row)
-        self.delete_responses(row)
-
-    def delete_responses(self, row: int) -> None:
-        """Forget what was answered in a transaction."""
-        for key in [key for key in self.responses if key[0] == row]:
-            del self.responses[key]
-
-    def purge(self, transaction_id: bytes) -> None:
-        """Delete a transaction, or all but what keeps its ID in use if there are certificates of it."""
-        row = self.rows[transaction_id]
-        if row not in self.certificate_rows.values():
-            self.delete(transaction_id)
-            return
-        self.delete_responses(row)
-        self.transactions[transaction_id] = replace(self.transactions[transaction_id], sender_certificate=None)
-        self.purged.add(row)
-
-    def add_uses(self, entity_id: int, uses: int) -> None:
-        """Change how many uses are left, unless they are unlimited."""
-        entity = self.entities[entity_id]
-        if entity.uses_left is not None:
-            self.entities[entity_id] = replace(entity, uses_left=entity.uses_left + uses)
+from cmpd.store.base import Staleness, ends_trust
+from cmpd.store.memory_tables import APPLY, Tables
 
 
 class MemoryStore:
@@ -101,6 +33,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._tables = Tables()
         self._generation = 1
+        self._staleness = Staleness()
         self._closed = False
 
     @property
@@ -117,16 +50,21 @@ class MemoryStore:
         self._check_open()
         return self._generation
 
-    async def write(self, changes: Sequence[Change], *, as_of: int | None = None) -> None:
+    async def write(
+        self, changes: Sequence[Change], *, as_of: int | None = None, rests_on: Collection[bytes] | None = None
+    ) -> None:
         """Apply one unit, or raise StoreConflict or StaleRead and change nothing."""
         self._check_open()
-        if as_of is not None and as_of < self._generation:
+        if as_of is not None and self._staleness.is_stale(as_of, self._generation, rests_on):
             raise StaleRead("entities or certificates have changed meanwhile")
         tables = self._tables.copy()
         for change in changes:
             APPLY[type(change)](tables, change)
         self._tables = tables
-        self._generation += any(map(ends_trust, changes))
+        ended = ends_trust(changes)
+        if ended:
+            self._generation += 1
+            self._staleness.ended(ended, self._generation)
 
     async def find_transaction(self, transaction_id: bytes) -> TransactionRecord | None:
         """The transaction with its certificates."""
@@ -162,13 +100,13 @@ class MemoryStore:
         self._tables.last_entity += 1
         added = replace(entity, id=self._tables.last_entity)
         self._tables.entities[added.id] = added
-        self._generation += 1
+        self._entities_changed()
         return added
 
     async def disable_entity(self, reference: str) -> bool:
         """Disable; False if there is none."""
         entity = await self.find_entity(reference)
-        self._generation += 1
+        self._entities_changed()
         if entity is None:
             return False
         self._tables.entities[entity.id] = replace(entity, disabled=True)
@@ -184,6 +122,7 @@ class MemoryStore:
         *,
         subject: str | None = None,
         state: CertificateState | None = None,
+        at: int | None = None,
         limit: int = 1000,
         after: bytes = b"",
     ) -> list[CertificateRecord]:
@@ -192,9 +131,69 @@ class MemoryStore:
         found = [
             record
             for record in self._sorted_certificates()
-            if record.serial > after and state in (None, record.state) and part in record.subject_text.casefold()
+            if record.serial > after and state in (None, _state(record, at)) and part in record.subject_text.casefold()
         ]
         return found[:limit]
+
+    async def certificate_status(self, serials: Sequence[bytes]) -> dict[bytes, CertificateStatus]:
+        """The states of these certificates, if they were issued."""
+        self._check_open()
+        issued = [self._tables.certificates[serial] for serial in serials if serial in self._tables.certificates]
+        found = {
+            record.serial: CertificateStatus(record.serial, record.state, record.revoked_at, record.reason)
+            for record in issued
+            if record.state not in (CertificateState.INTENDED, CertificateState.ABANDONED)
+        }
+        for serial in serials:
+            own = self._tables.service_certificates.get(serial)
+            if own is not None and own.der is not None:
+                found[serial] = CertificateStatus(serial, CertificateState.CONFIRMED)
+        return found
+
+    async def history(self, serial: bytes) -> list[StatusChange]:
+        """The status changes of one certificate, the oldest first."""
+        self._check_open()
+        return [change for change in self._tables.status_changes if change.serial == serial]
+
+    async def status_changes(self, *, after: int, limit: int) -> list[StatusChange]:
+        """Those of all certificates with an id greater than `after`, by id."""
+        self._check_open()
+        return [change for change in self._tables.status_changes if change.id > after][:limit]
+
+    async def revoked(self, *, expiring_from: int, limit: int, after: bytes = b"") -> list[RevokedCertificate]:
+        """What is revoked or on hold and expires then or later, by serial number."""
+        found = [
+            RevokedCertificate(
+                record.serial, record.revoked_at, record.reason, record.invalidity_date, record.not_after
+            )
+            for record in self._sorted_certificates()
+            if record.serial > after and record.revoked_at is not None and record.not_after >= expiring_from
+        ]
+        return found[:limit]
+
+    async def publication(self) -> Publication:
+        """Where publishing stands."""
+        self._check_open()
+        tables = self._tables
+        published = [crl for _, crl in sorted(tables.crls.items(), reverse=True) if crl.published_at is not None]
+        return Publication(
+            last_change=len(tables.status_changes),
+            last_order=max(tables.crl_orders, default=0),
+            last_number=max(tables.crls, default=0),
+            latest=next(iter(published), None),
+            scheduled=next((crl for crl in published if crl.scheduled), None),
+        )
+
+    async def service_certificates(self, purpose: str) -> list[ServiceCertificate]:
+        """Those for a purpose, by created_at."""
+        self._check_open()
+        found = [own for own in self._tables.service_certificates.values() if own.purpose == purpose]
+        return sorted(found, key=lambda own: own.created_at)
+
+    async def find_passphrase(self, key_id: bytes) -> RevocationPassphrase | None:
+        """The revocation passphrase with this key identifier."""
+        self._check_open()
+        return self._tables.passphrases.get(key_id)
 
     async def unconfirmed(self, before: int, limit: int) -> list[TransactionRecord]:
         """Transactions whose time for certConf is over, the longest overdue first."""
@@ -244,9 +243,30 @@ class MemoryStore:
             tables.purge(transaction_id)
         return min(len(ended), limit)
 
+    async def forget_crls(self, ended_before: int) -> int:
+        """Forget old CRLs and fulfilled orders."""
+        publication = await self.publication()
+        tables, scheduled, latest = self._tables, publication.scheduled, publication.latest
+        crls = [
+            crl.number
+            for crl in tables.crls.values()
+            if scheduled is not None and crl.number < scheduled.number and crl.next_update < ended_before
+        ]
+        fulfilled = 0 if latest is None else min(latest.last_order, publication.last_order - 1)
+        orders = [order for order in tables.crl_orders if order <= fulfilled]
+        for number in crls:
+            del tables.crls[number]
+        for order in orders:
+            del tables.crl_orders[order]
+        return len(crls) + len(orders)
+
     async def close(self) -> None:
         """Let go; a closed store refuses everything."""
         self._closed = True
+
+    def _entities_changed(self) -> None:
+        self._generation += 1
+        self._staleness.everything(self._generation)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -266,123 +286,8 @@ def _living(records: Iterable[CertificateRecord]) -> list[CertificateRecord]:
     return [record for record in records if record.state is not CertificateState.ABANDONED]
 
 
-# --- changes ----------------------------------------------------------------------------------------------------------
-
-
-def _put_transaction(tables: Tables, transaction: TransactionRecord) -> None:
-    if transaction.state is TransactionState.CONFIRMING and transaction.confirm_by is None:
-        raise StoreError("confirming without confirm_by")
-    if transaction.state is TransactionState.ENDED and transaction.ended_at is None:
-        raise StoreError("ended without ended_at")
-    if transaction.entity_id not in tables.entities:
-        raise StoreError("no such entity")
-    tables.transactions[transaction.id] = transaction
-
-
-def _open_transaction(tables: Tables, change: OpenTransaction) -> None:
-    if change.transaction.id in tables.transactions:
-        raise StoreConflict("transaction exists")
-    _put_transaction(tables, replace(change.transaction, certificates=()))
-    tables.last_row += 1
-    tables.rows[change.transaction.id] = tables.last_row
-
-
-def _move_transaction(tables: Tables, change: MoveTransaction) -> None:
-    found = tables.transactions.get(change.id)
-    if found is None or found.state is not change.expected:
-        raise StoreConflict("transaction moved")
-    kept = found.sender_certificate
-    moved = replace(
-        found,
-        state=change.state,
-        server_nonce=change.server_nonce,
-        confirm_by=change.confirm_by,
-        ended_at=change.ended_at,
-        sender_certificate=kept if change.sender_certificate is None else change.sender_certificate,
-    )
-    _put_transaction(tables, moved)
-
-
-def _add_response(tables: Tables, change: AddResponse) -> None:
-    key = (tables.row(change.transaction_id), change.request_digest)
-    if key in tables.responses:
-        raise StoreConflict("response exists")
-    tables.responses[key] = change.response
-
-
-def _take_use(tables: Tables, change: TakeUse) -> None:
-    entity = tables.entities.get(change.entity_id)
-    if entity is None or entity.disabled:
-        raise StoreConflict("entity disabled")
-    if entity.uses_left is None:
-        return
-    if entity.uses_left < 1:
-        raise StoreConflict("entity used up")
-    row = tables.row(change.transaction_id)
-    if tables.transactions[change.transaction_id].entity_id != change.entity_id:
-        raise StoreError("the transaction belongs to another entity")
-    tables.add_uses(change.entity_id, -1)
-    tables.uses_taken[row] = tables.uses_taken.get(row, 0) + 1
-
-
-def _return_use(tables: Tables, change: ReturnUse) -> None:
-    found = tables.transactions.get(change.transaction_id)
-    if found is None or found.entity_id != change.entity_id:
-        return
-    row = tables.rows[change.transaction_id]
-    if tables.uses_taken.get(row, 0) > 0:
-        tables.uses_taken[row] -= 1
-        tables.add_uses(change.entity_id, 1)
-
-
-def _add_intent(tables: Tables, change: AddIntent) -> None:
-    intent = change.intent
-    row = tables.row(intent.transaction_id)
-    if intent.serial in tables.certificates:
-        raise StoreError("serial number exists")
-    if intent.entity_id not in tables.entities:
-        raise StoreError("no such entity")
-    tables.certificate_rows[intent.serial] = row
-    tables.certificates[intent.serial] = CertificateRecord(
-        serial=intent.serial,
-        transaction_id=intent.transaction_id,
-        cert_req_id=intent.cert_req_id,
-        entity_id=intent.entity_id,
-        profile=intent.profile,
-        state=CertificateState.INTENDED,
-        subject=intent.subject,
-        subject_text=intent.subject_text,
-        key_id=intent.key_id,
-        not_before=intent.not_before,
-        not_after=intent.not_after,
-        created_at=intent.created_at,
-        replaces=intent.replaces,
-    )
-
-
-def _add_certificate(tables: Tables, change: AddCertificate) -> None:
-    found = tables.certificates.get(change.serial)
-    if found is None or found.state is not CertificateState.INTENDED:
-        raise StoreConflict("not intended")
-    tables.certificates[change.serial] = replace(found, state=change.state, der=change.der, changed_at=change.at)
-
-
-def _move_certificate(tables: Tables, change: MoveCertificate) -> None:
-    found = tables.certificates.get(change.serial)
-    if found is None or found.state is not change.expected:
-        raise StoreConflict("certificate moved")
-    tables.certificates[change.serial] = replace(
-        found, state=change.state, changed_at=change.at, reason=change.reason, changed_by=change.by
-    )
-
-
-APPLY: dict[type[Change], Callable[[Tables, Any], None]] = {
-    OpenTransaction: _open_transaction,
-    MoveTransaction: _move_transaction,
-    AddResponse: _add_response,
-    TakeUse: _take_use,
-    ReturnUse: _return_use,
-    AddIntent: _add_intent,
-    AddCertificate: _add_certificate,
-    MoveCertificate: _move_certificate,
-}
+def _state(record: CertificateRecord, at: int | None) -> CertificateState:
+    """The recorded state, or the one at a time."""
+    ends_by_time = (CertificateState.ISSUED, CertificateState.CONFIRMED, CertificateState.SUSPENDED)
+    over = at is not None and at > record.not_after and record.state in ends_by_time
+    return CertificateState.EXPIRED if over else record.state

@@ -9,6 +9,8 @@ What the tables are laid out for:
  * Certificates stay when a transaction without answer is cleared away, and its transactionID comes again after that. So
    the link is the transaction's row number, which is never used twice; it is no foreign key.
  * What is worked off (processing, confirming, ended and not purged) has partial indices of only the rows in that state.
+ * What a CRL says of a certificate is in the index of the revoked ones (`certificate_revoked`) whole, so that a CRL of
+   a few among millions reads none of their rows. `status_change` is appended to and never changed.
 """
 
 import sqlite3
@@ -91,6 +93,94 @@ STEPS: tuple[tuple[str, ...], ...] = (
             UNIQUE (transaction_row, request_digest)
         ) STRICT
         """,
+    ),
+    (
+        "ALTER TABLE cmp_transaction ADD COLUMN keeps_id INTEGER NOT NULL DEFAULT 0",  # whatever else there is of it
+        "ALTER TABLE entity ADD COLUMN may_revoke INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE certificate ADD COLUMN revoked_at INTEGER",
+        "ALTER TABLE certificate ADD COLUMN invalidity_date INTEGER",
+        """
+        CREATE TABLE status_change (
+            id              INTEGER PRIMARY KEY AUTOINCREMENT,
+            serial          BLOB NOT NULL REFERENCES certificate (serial),
+            at              INTEGER NOT NULL,
+            state           TEXT NOT NULL CHECK (state IN ('confirmed', 'suspended', 'revoked')),
+            reason          TEXT,
+            changed_by      TEXT NOT NULL,
+            invalidity_date INTEGER,
+            revoked_at      INTEGER NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX status_change_serial ON status_change (serial)",
+        # Before this step a certificate was revoked by certConf or by the lack of it alone, and had been sent.
+        """
+        UPDATE certificate SET revoked_at = coalesce(changed_at, created_at)
+            WHERE state = 'revoked' AND der IS NOT NULL
+        """,
+        """
+        INSERT INTO status_change (serial, at, state, reason, changed_by, revoked_at)
+            SELECT serial, revoked_at, state, reason, coalesce(changed_by, ''), revoked_at FROM certificate
+            WHERE revoked_at IS NOT NULL ORDER BY revoked_at, rowid
+        """,
+        """
+        CREATE INDEX certificate_revoked ON certificate (serial, not_after, revoked_at, reason, invalidity_date)
+            WHERE revoked_at IS NOT NULL
+        """,
+        """
+        CREATE TABLE crl (
+            number       INTEGER PRIMARY KEY,
+            this_update  INTEGER NOT NULL,
+            next_update  INTEGER NOT NULL,
+            last_change  INTEGER NOT NULL,
+            last_order   INTEGER NOT NULL,
+            base         INTEGER,
+            scheduled    INTEGER NOT NULL,
+            published_at INTEGER
+        ) STRICT
+        """,
+        "CREATE INDEX crl_published ON crl (number) WHERE published_at IS NOT NULL",
+        "CREATE INDEX crl_scheduled ON crl (number) WHERE published_at IS NOT NULL AND scheduled = 1",
+        """
+        CREATE TABLE crl_order (
+            id         INTEGER PRIMARY KEY AUTOINCREMENT,
+            at         INTEGER NOT NULL,
+            changed_by TEXT NOT NULL
+        ) STRICT
+        """,
+        """
+        CREATE TABLE entity_changes (count INTEGER NOT NULL) STRICT
+        """,
+        "INSERT INTO entity_changes VALUES (0)",
+        "CREATE TRIGGER entity_added AFTER INSERT ON entity BEGIN UPDATE entity_changes SET count = count + 1; END",
+        "CREATE TRIGGER entity_gone AFTER DELETE ON entity BEGIN UPDATE entity_changes SET count = count + 1; END",
+        # whatever a decision rests on: all but uses_left, which each enrolment changes
+        """
+        CREATE TRIGGER entity_changed AFTER UPDATE OF reference, kind, subject, profiles, expires_at, is_ra, disabled,
+            sealed_secret, certificate, sealed_reg_token, sealed_authenticator, may_revoke ON entity
+            BEGIN UPDATE entity_changes SET count = count + 1; END
+        """,
+        """
+        CREATE TABLE service_certificate (
+            serial       BLOB NOT NULL UNIQUE,
+            purpose      TEXT NOT NULL,
+            subject_text TEXT NOT NULL,
+            not_before   INTEGER NOT NULL,
+            not_after    INTEGER NOT NULL,
+            created_at   INTEGER NOT NULL,
+            der          BLOB
+        ) STRICT
+        """,
+        "CREATE INDEX service_certificate_purpose ON service_certificate (purpose, created_at)",
+        """
+        CREATE TABLE revocation_passphrase (
+            key_id     BLOB NOT NULL UNIQUE,
+            entity_id  INTEGER NOT NULL REFERENCES entity,
+            subject    BLOB,
+            sealed     BLOB NOT NULL,
+            created_at INTEGER NOT NULL
+        ) STRICT
+        """,
+        "CREATE INDEX revocation_passphrase_holder ON revocation_passphrase (entity_id, subject)",
     ),
 )
 

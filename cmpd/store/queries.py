@@ -16,7 +16,7 @@ Row = tuple[Any, ...]
 
 _ENTITIES = (
     "SELECT id, reference, kind, subject, profiles, uses_left, expires_at, is_ra, disabled, created_at,"
-    " sealed_secret, certificate, sealed_reg_token, sealed_authenticator FROM entity "
+    " sealed_secret, certificate, sealed_reg_token, sealed_authenticator, may_revoke FROM entity "
 )
 _TRANSACTIONS = (  # before the fields the row number, for the certificates
     "SELECT row, id, state, credential, entity_id, body, started_at, server_nonce, confirm_by, sender_certificate,"
@@ -24,7 +24,8 @@ _TRANSACTIONS = (  # before the fields the row number, for the certificates
 )
 _CERTIFICATES = (
     "SELECT serial, transaction_id, cert_req_id, entity_id, profile, state, subject, subject_text, key_id,"
-    " not_before, not_after, created_at, der, changed_at, reason, changed_by, replaces FROM certificate "
+    " not_before, not_after, created_at, der, changed_at, reason, changed_by, replaces, revoked_at, invalidity_date"
+    " FROM certificate "
 )
 
 
@@ -67,8 +68,8 @@ def add_entity(cursor: sqlite3.Cursor, entity: Entity) -> Entity:
     """Insert; StoreConflict("reference exists")."""
     cursor.execute(
         "INSERT INTO entity (reference, kind, subject, profiles, uses_left, expires_at, is_ra, disabled, created_at,"
-        " sealed_secret, certificate, sealed_reg_token, sealed_authenticator)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING",
+        " sealed_secret, certificate, sealed_reg_token, sealed_authenticator, may_revoke)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (reference) DO NOTHING",
         (
             entity.reference,
             entity.kind.value,
@@ -83,6 +84,7 @@ def add_entity(cursor: sqlite3.Cursor, entity: Entity) -> Entity:
             entity.certificate,
             entity.sealed_reg_token,
             entity.sealed_authenticator,
+            entity.may_revoke,
         ),
     )
     if cursor.rowcount == 0 or cursor.lastrowid is None:
@@ -99,6 +101,7 @@ def disable_entity(cursor: sqlite3.Cursor, reference: str) -> bool:
 def _entity(row: Row) -> Entity:
     id_, reference, kind, subject, profiles, uses_left, expires_at, is_ra, disabled, *rest = row
     names = tuple(json.loads(profiles))
+    rest[-1] = bool(rest[-1])  # may_revoke
     return Entity(
         id_, reference, EntityKind(kind), subject, names, uses_left, expires_at, bool(is_ra), bool(disabled), *rest
     )
@@ -156,8 +159,8 @@ _DELETE_RESPONSES = (
     "DELETE FROM response WHERE transaction_row IN"
     " (SELECT row FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?))"
 )
-_DELETE_WITHOUT_CERTIFICATES = (
-    "DELETE FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?)"
+_DELETE_WHAT_MAY_COME_AGAIN = (
+    "DELETE FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?) AND keeps_id = 0"
     " AND NOT EXISTS (SELECT 1 FROM certificate WHERE transaction_row = cmp_transaction.row)"
 )
 _KEEP_THE_ID = (
@@ -167,7 +170,7 @@ _KEEP_THE_ID = (
 
 
 def purge(cursor: sqlite3.Cursor, ended_before: int, limit: int) -> int:
-    """Forget what transactions that ended before were answered; their rows stay if there are certificates of them."""
+    """Forget what transactions that ended before were answered; the rows of an rr and of certificates stay."""
     cursor.execute(
         "SELECT ended_at, row FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND ended_at < ?"
         " ORDER BY ended_at, row LIMIT ?",
@@ -175,9 +178,29 @@ def purge(cursor: sqlite3.Cursor, ended_before: int, limit: int) -> int:
     )
     found = cursor.fetchall()
     if found:
-        for statement in (_DELETE_RESPONSES, _DELETE_WITHOUT_CERTIFICATES, _KEEP_THE_ID):
+        for statement in (_DELETE_RESPONSES, _DELETE_WHAT_MAY_COME_AGAIN, _KEEP_THE_ID):
             cursor.execute(statement, found[-1])
     return len(found)
+
+
+_FORGET_CRLS = (
+    "DELETE FROM crl WHERE number IN (SELECT number FROM crl WHERE next_update < ? AND number <"
+    " (SELECT max(number) FROM crl INDEXED BY crl_scheduled WHERE published_at IS NOT NULL AND scheduled = 1)"
+    " ORDER BY number LIMIT ?)"
+)
+_FORGET_ORDERS = (
+    "DELETE FROM crl_order WHERE id IN (SELECT id FROM crl_order WHERE id < (SELECT max(id) FROM crl_order) AND id <="
+    " (SELECT last_order FROM crl INDEXED BY crl_published WHERE published_at IS NOT NULL ORDER BY number DESC LIMIT 1)"
+    " ORDER BY id LIMIT ?)"
+)
+
+
+def forget_crls(cursor: sqlite3.Cursor, ended_before: int, limit: int) -> int:
+    """Delete at most `limit` CRLs and as many orders that nothing depends on any more; returns how many."""
+    cursor.execute(_FORGET_CRLS, (ended_before, limit))
+    forgotten = cursor.rowcount
+    cursor.execute(_FORGET_ORDERS, (limit,))
+    return forgotten + cursor.rowcount
 
 
 def recover(cursor: sqlite3.Cursor, at: int) -> int:
@@ -213,15 +236,22 @@ def find_certificate(cursor: sqlite3.Cursor, serial: bytes) -> CertificateRecord
 
 
 def list_certificates(
-    cursor: sqlite3.Cursor, subject: str | None, state: CertificateState | None, limit: int, after: bytes
+    cursor: sqlite3.Cursor,
+    subject: str | None,
+    state: CertificateState | None,
+    at: int | None,
+    limit: int,
+    after: bytes,
 ) -> list[CertificateRecord]:
     """By serial number. A part of the subject is looked for row by row: no index serves a substring."""
     cursor.execute(
-        _CERTIFICATES + "WHERE serial > :after AND (:state IS NULL OR state = :state)"
+        _CERTIFICATES + "WHERE serial > :after AND (:state IS NULL OR :state = CASE"
+        " WHEN not_after < :at AND state IN ('issued', 'confirmed', 'suspended') THEN 'expired' ELSE state END)"
         " AND (:part IS NULL OR contains(subject_text, :part)) ORDER BY serial LIMIT :limit",
         {
             "after": after,
             "state": None if state is None else state.value,
+            "at": at,
             "part": None if subject is None else subject.casefold(),
             "limit": limit,
         },

@@ -1,7 +1,8 @@
 """The store on SQLite: WAL, synchronous=FULL, an answer after the commit.
 
-Two connections, each on a thread of its own: the writer (commits.py) and one that only reads, so that a read never
-waits behind an fsync. In WAL mode a read sees every commit that completed before it began. One process serves a
+Three connections, each on a thread of its own: the writer (commits.py), one that only reads, so that a read never waits
+behind an fsync, and one that reads the pages of a CRL, so that no other read waits behind them. In WAL mode a read sees
+every commit that completed before it began. One process serves a
 database (it holds a lock on a file beside it); commands of operators write in between, in transactions of their own,
 and the serving process notices them by the generation.
 """
@@ -11,14 +12,27 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
+import time
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from cmpd.changes import Change
 from cmpd.errors import StoreError
-from cmpd.records import CertificateRecord, CertificateState, Change, Entity, TransactionRecord
-from cmpd.store import queries
+from cmpd.records import (
+    CertificateRecord,
+    CertificateState,
+    CertificateStatus,
+    Entity,
+    Publication,
+    RevocationPassphrase,
+    RevokedCertificate,
+    ServiceCertificate,
+    StatusChange,
+    TransactionRecord,
+)
+from cmpd.store import queries, status
 from cmpd.store.base import ends_trust
 from cmpd.store.bulk import PREPARED
 from cmpd.store.changes import apply_changes
@@ -28,8 +42,11 @@ from cmpd.store.migrations import STEPS, migrate, schema_version
 P = ParamSpec("P")
 T = TypeVar("T")
 
-OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
+OLDEST_SQLITE = (3, 38, 0)  # STRICT tables, JSON functions in every build
 PURGE_UNIT = 100  # transactions deleted by one unit, so that no other unit waits long
+
+_LOCK_TRIES = 3  # a command that only asks whether there is a server holds the lock for a moment
+_LOCK_PAUSE = 0.02
 
 PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -44,11 +61,15 @@ PRAGMAS = (
 class SqliteStore:
     """A Store (base.py) in one SQLite file; made by `open`."""
 
-    def __init__(self, path: Path, writer: GroupCommit, reader: Connection, lock: int | None) -> None:
+    def __init__(
+        self, path: Path, writer: GroupCommit, reader: Connection, pages: Connection, lock: int | None
+    ) -> None:
         self._path = path
         self._writer = writer
-        self._reader: Connection | None = reader
+        self._reader = reader
+        self._pages = pages
         self._lock = lock
+        self._closed = False
 
     @classmethod
     async def open(
@@ -71,10 +92,12 @@ class SqliteStore:
                 undo.push_async_callback(writer.close)
                 await writer.start()
                 reader = await connect(reading=True)
+                undo.push_async_callback(reader.close)
+                pages = await connect(reading=True) if serving else reader
             except (sqlite3.Error, OSError) as error:
                 raise StoreError(f"{path}: {error}") from error
             undo.pop_all()
-        return cls(path, writer, reader, lock)
+        return cls(path, writer, reader, pages, lock)
 
     @property
     def generation(self) -> int:
@@ -99,14 +122,17 @@ class SqliteStore:
         """Notice what other processes changed; returns the generation."""
         return await self._writer.refresh()
 
-    def write(self, changes: Sequence[Change], *, as_of: int | None = None) -> Coroutine[Any, Any, None]:
+    def write(
+        self, changes: Sequence[Change], *, as_of: int | None = None, rests_on: Collection[bytes] | None = None
+    ) -> Coroutine[Any, Any, None]:
         """Make one unit durable, or raise StoreConflict or StaleRead and change nothing."""
         unit = tuple(changes)
         return self._writer.write(
             lambda cursor: apply_changes(cursor, unit),
             changes=unit,
             as_of=as_of,
-            ends_trust=any(map(ends_trust, unit)),
+            rests_on=rests_on,
+            ended=ends_trust(unit),
         )
 
     async def find_transaction(self, transaction_id: bytes) -> TransactionRecord | None:
@@ -131,11 +157,11 @@ class SqliteStore:
 
     async def add_entity(self, entity: Entity) -> Entity:
         """Insert; StoreConflict("reference exists")."""
-        return await self._writer.write(lambda cursor: queries.add_entity(cursor, entity), ends_trust=True)
+        return await self._writer.write(lambda cursor: queries.add_entity(cursor, entity), ends_all=True)
 
     async def disable_entity(self, reference: str) -> bool:
         """Disable; False if there is none."""
-        return await self._writer.write(lambda cursor: queries.disable_entity(cursor, reference), ends_trust=True)
+        return await self._writer.write(lambda cursor: queries.disable_entity(cursor, reference), ends_all=True)
 
     async def find_certificate(self, serial: bytes) -> CertificateRecord | None:
         """The record of a serial number."""
@@ -146,11 +172,40 @@ class SqliteStore:
         *,
         subject: str | None = None,
         state: CertificateState | None = None,
+        at: int | None = None,
         limit: int = 1000,
         after: bytes = b"",
     ) -> list[CertificateRecord]:
         """By serial number; a search for a subject reads all rows from `after` on."""
-        return await self._read(queries.list_certificates, subject, state, limit, after)
+        return await self._read(queries.list_certificates, subject, state, at, limit, after)
+
+    async def certificate_status(self, serials: Sequence[bytes]) -> dict[bytes, CertificateStatus]:
+        """The states of these certificates, if they were issued."""
+        return await self._ask(self._reader, status.certificate_status, serials)
+
+    async def history(self, serial: bytes) -> list[StatusChange]:
+        """The status changes of one certificate, the oldest first."""
+        return await self._ask(self._reader, status.history, serial)
+
+    async def status_changes(self, *, after: int, limit: int) -> list[StatusChange]:
+        """Those of all certificates with an id greater than `after`, by id."""
+        return await self._ask(self._pages, status.status_changes, after, limit)
+
+    async def revoked(self, *, expiring_from: int, limit: int, after: bytes = b"") -> list[RevokedCertificate]:
+        """What is revoked or on hold and expires then or later, by serial number."""
+        return await self._ask(self._pages, status.revoked, expiring_from, limit, after)
+
+    async def publication(self) -> Publication:
+        """Where publishing stands."""
+        return await self._ask(self._reader, status.publication)
+
+    async def service_certificates(self, purpose: str) -> list[ServiceCertificate]:
+        """Those for a purpose, by created_at."""
+        return await self._ask(self._reader, status.service_certificates, purpose)
+
+    async def find_passphrase(self, key_id: bytes) -> RevocationPassphrase | None:
+        """The revocation passphrase with this key identifier."""
+        return await self._ask(self._reader, status.find_passphrase, key_id)
 
     async def unconfirmed(self, before: int, limit: int) -> list[TransactionRecord]:
         """Transactions whose time for certConf is over, the longest overdue first."""
@@ -173,11 +228,22 @@ class SqliteStore:
                 break
         return purged
 
+    async def forget_crls(self, ended_before: int) -> int:
+        """Delete old CRLs and fulfilled orders, in units between which others are written."""
+        forgotten = 0
+        while count := await self._writer.write(
+            partial(queries.forget_crls, ended_before=ended_before, limit=PURGE_UNIT)
+        ):
+            forgotten += count
+        return forgotten
+
     async def close(self) -> None:
         """Write what is queued and let go of the database."""
-        if self._reader is not None:
-            reader, self._reader = self._reader, None
-            await reader.close()
+        if not self._closed:
+            self._closed = True
+            await self._reader.close()
+            if self._pages is not self._reader:
+                await self._pages.close()
         await self._writer.close()  # last, so that its close moves the WAL into the database
         if self._lock is not None:
             os.close(self._lock)
@@ -186,25 +252,34 @@ class SqliteStore:
     async def _read(
         self, function: Callable[Concatenate[sqlite3.Cursor, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        if self._reader is None:
+        """Run the statements of `function` on one state of the database."""
+        return await self._ask(self._reader, _snapshot, lambda cursor: function(cursor, *args, **kwargs))
+
+    async def _ask(
+        self,
+        connection: Connection,
+        function: Callable[Concatenate[sqlite3.Cursor, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run `function` as it is: its one statement is a snapshot by itself."""
+        if self._closed:
             raise StoreError("the store is closed")
         try:
-            return await self._reader.run(_snapshot, lambda cursor: function(cursor, *args, **kwargs))
+            return await connection.run(lambda database: function(database.cursor(), *args, **kwargs))
         except sqlite3.Error as error:
             raise as_store_error(error) from error
 
 
-def _snapshot(database: sqlite3.Connection, function: Callable[..., T]) -> T:
-    """Run the statements of `function` on one state of the database."""
-    cursor = database.cursor()
+def _snapshot(cursor: sqlite3.Cursor, function: Callable[[sqlite3.Cursor], T]) -> T:
     try:
         cursor.execute("BEGIN")
         result = function(cursor)
         cursor.execute("COMMIT")
         return result
     finally:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
+        if cursor.connection.in_transaction:
+            cursor.connection.execute("ROLLBACK")
 
 
 async def _connect(path: Path, busy_seconds: float, *, reading: bool = False) -> Connection:
@@ -266,9 +341,12 @@ def _take_lock(path: Path) -> int:
     """Lock the file beside the database; the system lets go of it when the process ends, however it ends."""
     name = Path(f"{path}.lock")
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise StoreError(f"{name}: another process serves this database") from error
-    return descriptor
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(_LOCK_PAUSE)
+        else:
+            return descriptor
+    os.close(descriptor)
+    raise StoreError(f"{name}: another process serves this database")

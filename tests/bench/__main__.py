@@ -14,12 +14,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from tests.bench import floor
+from tests.bench import crl, floor, ocsp
 from tests.bench.requests import Macced, Signed
 from tests.support import Installation, Server, run
 
@@ -87,7 +88,9 @@ def main() -> int:
     connections = [int(number) for number in options.connections.split(",")]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.out.parent) as name:
-        results = bench(Path(name), options, connections)
+        results: dict[str, Any] = {**bench(Path(name), options, connections)}
+        results["crl"] = crl.bench(Path(name), rounds=options.rounds)
+        results["ocsp"] = ocsp.bench(Path(name), options.rounds)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
     print(f"\nwritten to {options.out}")
     return 0

@@ -1,57 +1,16 @@
 """cmpd cert: what was issued is found by serial number and subject, and comes out as it was signed."""
 
-import asyncio
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from cmpd.asn1 import names
+from cmpd.cli.cmpd import main
 from cmpd.cli.output import serial_octets, serial_text
-from cmpd.records import (
-    AddCertificate,
-    AddIntent,
-    CertificateState,
-    Entity,
-    EntityKind,
-    Intent,
-    OpenTransaction,
-    TransactionRecord,
-    TransactionState,
-)
+from cmpd.env import Env
 from cmpd.signing.file import read_certificates
-from cmpd.store import open_store
 from tests.cli.conftest import Run
-
-SERIALS = [bytes.fromhex(text) for text in ("4100", "00F1", "42AB")]
-
-
-@pytest.fixture
-def issued(ca: Path) -> Path:
-    """Three certificates in the database; the last one is intended and was never signed."""
-
-    async def fill() -> None:
-        der = read_certificates(ca / "cmp.pem")[0]
-        store = await open_store(ca / "cmpd.db", serving=False)
-        entity = await store.add_entity(Entity(0, "pump", EntityKind.SECRET, sealed_secret=b"x"))
-        for number, serial in enumerate(SERIALS):
-            transaction = TransactionRecord(
-                serial, TransactionState.PROCESSING, "secret:pump", entity.id, "ir", 1_800_000_000
-            )
-            text = f"CN=pump-{number}"
-            intent = Intent(
-                serial, serial, 0, entity.id, "default", names.encode_name(text), text, bytes(32), 1_800_000_000,
-                1_900_000_000, b"tbs", 1_800_000_000,
-            )  # fmt: skip
-            unit = [OpenTransaction(transaction), AddIntent(intent)]
-            await store.write(unit)
-            if number < 2:
-                await store.write([AddCertificate(serial, der, CertificateState.CONFIRMED, 1_800_000_000)])
-        await store.close()
-
-    asyncio.run(fill())
-    return ca
 
 
 def test_list_shows_all_or_what_is_selected(run: Run, issued: Path):
@@ -65,6 +24,25 @@ def test_list_shows_all_or_what_is_selected(run: Run, issued: Path):
     assert [row["serial"] for row in json.loads(run("cert", "list", "--json", "--state", "intended").out)] == ["42AB"]
     assert len(json.loads(run("cert", "list", "--json", "--limit", "2").out)) == 2
     assert run("cert", "list", "--json", "--subject", "none").out == "[]\n"
+
+
+def test_what_is_over_shows_as_expired(issued: Path, capsys: pytest.CaptureFixture[str]):
+    late = Env(now=lambda: 1_900_000_001)
+
+    def at_the_end(*words: str) -> list[dict[str, object]]:
+        assert main([*words, "--json", "--config", str(issued / "cmpd.toml")], late) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert [row["state"] for row in at_the_end("cert", "list")] == ["expired", "expired", "intended"]
+    assert [row["serial"] for row in at_the_end("cert", "list", "--state", "expired")] == ["F1", "4100"]
+    assert at_the_end("cert", "list", "--state", "confirmed") == []
+    assert at_the_end("cert", "show", "F1")[0]["state"] == "expired"
+
+
+def test_at_its_last_second_a_certificate_is_not_expired(issued: Path, capsys: pytest.CaptureFixture[str]):
+    last = Env(now=lambda: 1_900_000_000.9)
+    assert main(["cert", "list", "--state", "expired", "--json", "--config", str(issued / "cmpd.toml")], last) == 0
+    assert capsys.readouterr().out == "[]\n"
 
 
 def test_long_lists_are_read_in_pages(run: Run, issued: Path, monkeypatch: pytest.MonkeyPatch):
@@ -81,7 +59,7 @@ def test_show_finds_a_serial_number_however_it_is_written(run: Run, issued: Path
     assert found["entity"] == "pump"
     assert found["state"] == "confirmed"
     assert found["not_before"] == "2027-01-15T08:00:00Z"
-    assert "serial:      F1" in run("cert", "show", serial).out
+    assert "serial:          F1" in run("cert", "show", serial).out
 
 
 def test_show_by_subject_shows_all(run: Run, issued: Path):

@@ -39,7 +39,14 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize(
     "words",
-    [["init"], ["serve"], ["check"], ["entity", "add"], ["entity", "list"], ["cert", "list"], ["cert", "export"]],
+    [
+        ["init"],
+        ["serve"],
+        ["check"],
+        *(["entity", name] for name in ("add", "list", "show", "disable")),
+        *(["cert", name] for name in ("list", "show", "export", "revoke", "suspend", "resume")),
+        *(["crl", name] for name in ("issue", "show")),
+    ],
 )
 def test_every_command_has_help_with_an_example_that_is_valid(words: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
@@ -69,7 +76,22 @@ def test_every_command_has_help_with_an_example_that_is_valid(words: list[str], 
         (["entity", "add", "x", "--config", "y", "--expires", "soon"], "want a duration"),
         (["entity", "add", "x", "--config", "y", "--secret", "z"], "unrecognized"),
         (["entity", "add", "x", "--config", "y", "--cert", "c", "--secret-file", "s"], "not allowed with"),
+        (["init", "--dir", "x", "--publish", "systemd"], "want"),
+        (["init", "--dir", "x", "--base-url", "pki.example.com"], 'want a URL such as "http://pki.example.com"'),
+        (["init", "--dir", "x", "--install-certificate", "y", "--publish", "80"], "--publish was decided"),
+        (["init", "--dir", "x", "--install-certificate", "y", "--base-url", "http://x"], "--base-url was decided"),
+        (
+            ["entity", "add", "x", "--config", "y", "--cert", "c", "--may-revoke"],
+            "--may-revoke is about shared secrets",
+        ),
         (["cert", "show", "--config", "y"], "SERIAL"),
+        (["cert", "revoke", "--config", "y"], "SERIAL"),
+        (["cert", "revoke", "xyz", "--config", "y"], "want a serial number in hex"),
+        (["cert", "suspend", "1", "--config", "y", "--reason", "certificateHold"], "unrecognized"),
+        (["cert", "resume", "1", "--config", "y", "--invalidity-date", "2026-01-31"], "unrecognized"),
+        (["crl", "show", "--config", "y", "--der", "--pem"], "not allowed with"),
+        (["crl", "show", "--config", "y", "--json", "--out", "z"], "--json and --entries show the CRL"),
+        (["crl", "issue"], "--config"),
         (["cert", "show", "xyz", "--config", "y"], "want a serial number in hex"),
     ],
 )
@@ -133,6 +155,19 @@ def test_init_options_arrive_in_the_configuration(run: Run, tmp_path: Path):
     ).stdout
     assert "subject=C = DE, CN = Mine" in shown
     assert "ED25519" in shown
+
+
+def test_init_opens_the_door_for_what_is_published(run: Run, tmp_path: Path):
+    options = ("--publish", "8080", "--base-url", "http://pki.example.com/")
+    assert run("init", "--dir", tmp_path / "new", *options).code == 0
+    config = load(tmp_path / "new/cmpd.toml")
+    assert config.publish.listen == "127.0.0.1:8080"
+    assert config.publish.base_url == "http://pki.example.com"
+    assert main(["check", "--config", str(tmp_path / "new/cmpd.toml")]) == 0
+
+
+def test_without_being_asked_init_opens_no_door(run: Run, ca: Path):
+    assert load(ca / "cmpd.toml").publish.listen is None
 
 
 def test_a_second_init_is_one_line_and_exit_code_1(run: Run, ca: Path):
@@ -218,15 +253,18 @@ def test_check_notices_a_cmp_certificate_of_another_ca(run: Run, ca: Path, tmp_p
     assert "cmp.certificate: was not issued by the CA" in run("check").err
 
 
+MADE = ["cmp.certificate", "cmp.encryption_certificate"]  # by the CA for itself, valid for five years
+
+
 @pytest.mark.parametrize(
     ("days", "mistakes", "notes"),
     [
-        (-1, ["ca.certificate", "cmp.certificate"], []),
+        (-1, ["ca.certificate", *MADE], []),
         (0, [], []),
-        (1810, [], ["cmp.certificate"]),
-        (1830, ["cmp.certificate"], []),
-        (7300, ["cmp.certificate"], ["ca.certificate", "profile.default"]),
-        (7310, ["ca.certificate", "cmp.certificate"], ["profile.default"]),
+        (1810, [], MADE),
+        (1830, MADE, []),
+        (7300, MADE, ["ca.certificate", "profile.default"]),
+        (7310, ["ca.certificate", *MADE], ["profile.default"]),
     ],
 )
 def test_check_looks_at_the_time(ca: Path, days: int, mistakes: list[str], notes: list[str]):

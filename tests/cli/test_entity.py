@@ -250,6 +250,16 @@ def test_values_that_no_control_can_have_are_refused(
     assert run("entity", "list", "--json").out == "[]\n"
 
 
+def test_who_may_revoke_is_said_at_registration(run: Run, ca: Path):
+    run("entity", "add", "pump", "--may-revoke")
+    run("entity", "add", "lamp")
+    assert stored(ca, "pump").may_revoke
+    assert not stored(ca, "lamp").may_revoke
+    rows = json.loads(run("entity", "list", "--json").out)
+    assert [(row["reference"], row["may_revoke"]) for row in rows] == [("lamp", False), ("pump", True)]
+    assert "may_revoke:          yes" in run("entity", "show", "pump").out
+
+
 # --- what is refused, shown and disabled ------------------------------------------------------------------------------
 
 

@@ -4,13 +4,17 @@ import datetime
 import hashlib
 import hmac
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
+from pyasn1.codec.der.decoder import decode as decode_der
+from pyasn1.codec.der.encoder import encode as encode_der
+from pyasn1.type.univ import noValue
+from pyasn1_alt_modules import rfc5280, rfc9810
 
 from cmpd.asn1 import der
 from cmpd.client.certificates import Certificate
@@ -26,7 +30,17 @@ IMPLICIT = der.seq(der.encode_oid("1.3.6.1.5.5.7.4.13"), der.NULL_TLV)
 SHA256 = der.seq(der.encode_oid("2.16.840.1.101.3.4.2.1"))
 HMAC_SHA256 = der.seq(der.encode_oid("1.2.840.113549.2.9"), der.NULL_TLV)
 ECDSA_SHA256 = der.seq(der.encode_oid("1.2.840.10045.4.3.2"))
-ANSWER = {"ir": "ip", "cr": "cp", "p10cr": "cp", "kur": "kup", "certConf": "pkiconf", "error": "pkiconf"}
+ANSWER = {
+    "ir": "ip",
+    "cr": "cp",
+    "p10cr": "cp",
+    "kur": "kup",
+    "rr": "rp",
+    "genm": "genp",
+    "certConf": "pkiconf",
+    "error": "pkiconf",
+}
+ACCEPTED = der.seq(der.encode_integer(0))
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,7 @@ def issue(
     days: tuple[int, int] = (-1, 30),
     key_usage: dict[str, bool] | None = None,
     san: str | None = None,
+    ocsp: str | None = None,
 ) -> Issued:
     """A certificate of `issuer`, self-signed without one."""
     key = ec.generate_private_key(ec.SECP256R1())
@@ -72,6 +87,10 @@ def issue(
         builder = builder.add_extension(x509.ExtendedKeyUsage(usage), critical=False)
     if san:
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(san)]), critical=False)
+    if ocsp:
+        place = x509.UniformResourceIdentifier(ocsp)
+        access = [x509.AccessDescription(AuthorityInformationAccessOID.OCSP, place)]
+        builder = builder.add_extension(x509.AuthorityInformationAccess(access), critical=False)
     certificate = builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
     return Issued(key, Certificate.load(certificate))
 
@@ -101,6 +120,9 @@ class Forge:
     grant_unasked: bool = False
     ca_pubs: tuple[bytes, ...] = ()
     extra: tuple[bytes, ...] = ()  # more of extraCerts
+    rev_status: Mapping[int, bytes] = field(default_factory=dict)  # PKIStatusInfo by serial number, else accepted
+    general: Mapping[str, bytes] = field(default_factory=dict)  # infoValue by infoType for a genm; else absent
+    rev_certs: bool = True  # whether an rp says which certificates it is about
 
 
 @dataclass
@@ -127,7 +149,11 @@ class Ca:
         forge = self.forge_confirm if name == "certConf" else self.forge
         body = forge.body or ANSWER[name]
         content = forge.content
-        if content is None:
+        if content is None and body == "rp":
+            content = self._rev_rep(request, forge)
+        elif content is None and body == "genp":
+            content = gen_rep({oid: forge.general.get(oid, b"") for oid in general(request)})
+        elif content is None:
             content = der.NULL_TLV if body == "pkiconf" else self._cert_rep(request, name, forge)
         return self._message(request, body, content, forge)
 
@@ -155,6 +181,11 @@ class Ca:
             return der.seq(der.encode_integer(number), status_info(forge.status, "no", 19))
         pair = der.seq(der.explicit(0, certificate))
         return der.seq(der.encode_integer(number), der.seq(der.encode_integer(forge.status)), pair)
+
+    def _rev_rep(self, request: Envelope, forge: Forge) -> bytes:
+        asked = [cert_id for cert_id, _ in wishes(request)]
+        statuses = [forge.rev_status.get(serial, ACCEPTED) for _, serial in asked]
+        return rev_rep(statuses, asked if forge.rev_certs else ())
 
     def _message(self, request: Envelope, body: str, content: bytes, forge: Forge) -> bytes:
         header = request.header
@@ -201,6 +232,52 @@ class Ca:
         if kind == "signature":
             extra.insert(0, signer.certificate.der)
         return der.seq(forge.change(part), tail, der.explicit(1, der.seq(*extra)))
+
+
+def wishes(request: Envelope) -> list[tuple[tuple[bytes, int], dict[str, bytes]]]:
+    """What an rr asks for, read by pyasn1: (issuer's Name in DER, serial number), value by OID of each extension."""
+    content, rest = decode_der(request.body, asn1Spec=rfc9810.RevReqContent())
+    assert rest == b""
+    found = []
+    for details in content:
+        template = details["certDetails"]
+        there = [name for name in template if template.getComponentByName(name, instantiate=False) is not noValue]
+        assert there == ["serialNumber", "issuer"]
+        cert_id = bytes(encode_der(template["issuer"]["rdnSequence"])), int(template["serialNumber"])
+        found.append((cert_id, {str(one["extnID"]): bytes(one["extnValue"]) for one in details["crlEntryDetails"]}))
+    assert encode_der(content) == request.body
+    return found
+
+
+def rev_rep(statuses: Sequence[bytes], cert_ids: Sequence[tuple[bytes, int]] = (), crls: Sequence[bytes] = ()) -> bytes:
+    """A RevRepContent, written by pyasn1; DER of each PKIStatusInfo and CertificateList."""
+    content = rfc9810.RevRepContent()
+    for number, octets in enumerate(statuses):
+        content["status"][number] = decode_der(octets, asn1Spec=rfc9810.PKIStatusInfo())[0]
+    for number, (issuer, serial) in enumerate(cert_ids):
+        one = content["revCerts"].componentType.clone()
+        one["issuer"]["directoryName"]["rdnSequence"] = decode_der(issuer, asn1Spec=rfc5280.RDNSequence())[0]
+        one["serialNumber"] = serial
+        content["revCerts"][number] = one
+    for number, octets in enumerate(crls):
+        content["crls"][number] = decode_der(octets, asn1Spec=rfc5280.CertificateList())[0]
+    return bytes(encode_der(content))
+
+
+def general(request: Envelope) -> dict[str, bytes]:
+    """The items of a genm, read by pyasn1: infoValue (b"" = absent) by infoType."""
+    content, rest = decode_der(request.body, asn1Spec=rfc9810.GenMsgContent())
+    assert rest == b""
+    found = {}
+    for item in content:
+        value = item.getComponentByName("infoValue", instantiate=False)
+        found[str(item["infoType"])] = b"" if value is noValue else bytes(value)
+    return found
+
+
+def gen_rep(items: Mapping[str, bytes]) -> bytes:
+    """A GenRepContent."""
+    return der.seq(*(der.seq(der.encode_oid(oid), value) for oid, value in items.items()))
 
 
 def status_info(status: int, text: str, *bits: int) -> bytes:

@@ -1,7 +1,11 @@
-"""A client in single steps: requests as octets, sent over raw TCP as often as a test wants, answers verified."""
+"""A client in single steps: requests as octets, sent over raw TCP as often as a test wants, answers verified.
+
+And what everybody asks by HTTP: CRLs and OCSP.
+"""
 
 import asyncio
 import socket
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +13,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cmpd.asn1 import der
 from cmpd.asn1.names import encode_name
+from cmpd.client import ocsp
 from cmpd.client.certificates import Certificate, load_certificates
 from cmpd.client.connection import Connection, ConnectionLimits
 from cmpd.client.credentials import Credential, KeyAndCertificate
 from cmpd.client.keys import PrivateKey
 from cmpd.client.messages import Request, Template, cert_request, cert_status, protect
 from cmpd.client.responses import Trust, read_cert_rep, verify
+from cmpd.client.revocation import RevDetails, read_rev_rep, rev_request
 from cmpd.env import Env
 from cmpd.message import decode
 from cmpd.wire import tcpmsg
@@ -59,6 +65,13 @@ def until_the_end(sock: socket.socket) -> bytes:
     return bytes(received)
 
 
+def send_until_the_end(port: int, *requests: bytes) -> bytes:
+    """Send requests and read until the server is gone: every octet that has left it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        sock.sendall(b"".join(map(tcpmsg.pki_req, requests)))
+        return until_the_end(sock)
+
+
 def frames_in(octets: bytes) -> list[tcpmsg.Frame]:
     """The whole tcp-messages among octets received."""
     decoder = tcpmsg.Decoder(1 << 20)
@@ -92,8 +105,15 @@ def certificates_in(answer: bytes, request: Request, credential: Credential, tru
     return granted
 
 
-def confirmation(request: Request, answer: bytes, issued: dict[int, Certificate], reject: str | None = None) -> Request:
-    """The certConf to an answer, with the same decision on all its certificates."""
+def confirmation(
+    request: Request,
+    answer: bytes,
+    issued: dict[int, Certificate],
+    reject: str | None = None,
+    *,
+    info: Sequence[bytes] = (),
+) -> Request:
+    """The certConf to an answer, with the same decision on all its certificates. `info`: items of generalInfo."""
     statuses = [cert_status(certificate, cert_req_id, reject) for cert_req_id, certificate in issued.items()]
     return protect(
         "certConf",
@@ -102,6 +122,8 @@ def confirmation(request: Request, answer: bytes, issued: dict[int, Certificate]
         ENV,
         transaction_id=request.transaction_id,
         recip_nonce=decode(answer).header.sender_nonce,
+        info=info,
+        pvno=3 if info else 2,
     )
 
 
@@ -110,3 +132,49 @@ def enrol(port: int, credential: Credential, trust: Trust, subject: str = "/CN=d
     request, key = ir(credential, subject)
     issued = certificates_in(ask(port, request.der), request, credential, trust)
     return KeyAndCertificate(key, issued[0])
+
+
+def enrol_many(port: int, credential: Credential, trust: Trust, count: int) -> list[KeyAndCertificate]:
+    """Get so many certificates over one connection."""
+    asked = [ir(credential) for _ in range(count)]
+    answers = ask_each(port, [request.der for request, _ in asked])
+    return [
+        KeyAndCertificate(key, certificates_in(answer, request, credential, trust)[0])
+        for answer, (request, key) in zip(answers, asked, strict=True)
+    ]
+
+
+def accepted(
+    answer: bytes, request: Request, details: Sequence[RevDetails], credential: Credential, trust: Trust
+) -> list[bool]:
+    """Which changes of an rr were made, by its verified rp."""
+    results = read_rev_rep(verify(answer, request, credential, trust, ENV), details)
+    return [one.accepted for one in results]
+
+
+def change(port: int, details: Sequence[RevDetails], credential: Credential, trust: Trust) -> None:
+    """Make these changes by rr; all must be accepted."""
+    request = rev_request(details, credential, ENV)
+    assert all(accepted(ask(port, request.der), request, details, credential, trust))
+
+
+# --- what is published ------------------------------------------------------------------------------------------------
+
+
+def fetch(url: str) -> bytes:
+    """What is at a URL, with status 200."""
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        octets: bytes = answer.read()
+        return octets
+
+
+def ocsp_status(publish: str, certificate: Certificate, trust: Trust, *, get: bool = False) -> ocsp.Status:
+    """What the responder below this URL says of a certificate; verified."""
+    asked = ocsp.question(trust.anchors[0], certificate.serial, ENV, nonce=not get)
+    return ocsp.read_answer(ocsp.fetch(f"{publish}/ocsp", asked.der, get=get, timeout=20), asked, ENV)
+
+
+def ocsp_answer(publish: str, certificate: Certificate, trust: Trust) -> bytes:
+    """The OCSPResponse itself, which has the responder's certificate in it."""
+    asked = ocsp.question(trust.anchors[0], certificate.serial, ENV)
+    return ocsp.fetch(f"{publish}/ocsp", asked.der, timeout=20)

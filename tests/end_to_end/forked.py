@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from cmpd.env import Env
 from cmpd.install import Plan, make_root
 from cmpd.signing import file as signing_file
 from cmpd.store import sealing
-from tests.end_to_end.crashing import SCRYPT_N
+from tests.end_to_end.crashing import ITERATIONS, SCRYPT_N
 from tests.support import wait_for_line
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,7 @@ class Server:
     log: Path
     pid: int
     port: int = 0
+    publish: str = ""
     exit_code: int | None = None
 
     def log_text(self) -> str:
@@ -64,7 +65,7 @@ class Server:
 
 @dataclass
 class Site:
-    """A CA in a directory, and the program that forks its servers, one at a time."""
+    """A CA in a directory, and the program that forks its servers, one at a time, or runs commands."""
 
     directory: Path
     program: subprocess.Popen[str]
@@ -87,16 +88,33 @@ class Site:
         """Every signature of a CA key that may die, in hex."""
         return self.directory / "journal"
 
-    def start(self, point: str | None = None, occurrence: int = 1, broken: bool = False) -> Server:
+    @property
+    def crls(self) -> Path:
+        """Every CRL, full or delta, that such a key has signed, in hex."""
+        return self.directory / "journal.crl"
+
+    def configure(self, old: str, new: str) -> None:
+        """Replace a line of the configuration; it must be there."""
+        text = self.config.read_text()
+        assert old in text, f"{old!r} is not in {self.config}"
+        self.config.write_text(text.replace(old, new, 1))
+
+    def start(
+        self,
+        point: str | None = None,
+        occurrence: int = 1,
+        broken: bool = False,
+        command: Sequence[str] | None = None,
+    ) -> Server:
         """A server that dies when `point` is reached for the n-th time; without one, a server as it is.
 
-        `broken`: the CA key of the one that dies signs nothing.
+        `broken`: the CA key of the one that dies signs nothing. `command`: no server, but these arguments of cmpd.
         """
-        log = self.directory / f"log.{len(self.servers)}"
-        order = {"point": point, "occurrence": occurrence, "broken": broken}
-        files = {"config": str(self.config), "log": str(log), "journal": str(self.journal)}
+        log = self.directory / f"log.{self.program.pid}.{len(self.servers)}"
+        order = {"point": point, "occurrence": occurrence, "broken": broken, "command": command}
+        files = {"config": self.config, "log": log, "journal": self.journal, "crls": self.crls}
         assert self.program.stdin is not None
-        self.program.stdin.write(json.dumps(order | files) + "\n")
+        self.program.stdin.write(json.dumps(order | {key: str(path) for key, path in files.items()}) + "\n")
         self.program.stdin.flush()
         server = Server(self.program, log, _read(self.program)["pid"])
         self.servers.append(server)
@@ -130,7 +148,8 @@ class Site:
 
 
 def _wait_until_ready(server: Server) -> None:
-    server.port = int(server.wait_for_log(r" ready .*listen=\S+:(\d+)\n")[1])
+    found = server.wait_for_log(r" ready .*listen=\S+:(\d+)(?: publish=(\S+))?\n")
+    server.port, server.publish = int(found[1]), found[2] or ""
 
 
 def _read(program: subprocess.Popen[str]) -> dict[str, int]:
@@ -139,12 +158,27 @@ def _read(program: subprocess.Popen[str]) -> dict[str, int]:
 
 
 @contextmanager
+def forking() -> Iterator[subprocess.Popen[str]]:
+    """The program that forks servers, until the end of the block; passphrases cost as little here as there."""
+    command = [sys.executable, "-m", "tests.end_to_end.crashing"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signing_file, "_ITERATIONS", ITERATIONS)
+        patch.setitem(sealing.SCRYPT, "n", SCRYPT_N)
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as program:
+            yield program
+
+
+def make(directory: Path, program: subprocess.Popen[str], publish: str | None = None) -> Site:
+    """A new CA in `directory`. It has no encryption key: to load one of RSA takes longer than all the rest."""
+    make_root(Plan(directory, "127.0.0.1:0", "/O=Test/CN=Test CA", publish=publish), Env())
+    site = Site(directory, program)
+    site.configure("encryption_certificate = ", "#encryption_certificate = ")
+    site.configure("encryption_key = ", "#encryption_key = ")
+    return site
+
+
+@contextmanager
 def made(directory: Path) -> Iterator[Site]:
     """A new CA in `directory`, and the program beside it until the end of the block."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signing_file, "_ITERATIONS", 1000)
-        patch.setitem(sealing.SCRYPT, "n", SCRYPT_N)
-        make_root(Plan(directory, "127.0.0.1:0", "/O=Test/CN=Test CA"), Env())
-        command = [sys.executable, "-m", "tests.end_to_end.crashing"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as program:
-            yield Site(directory, program)
+    with forking() as program:
+        yield make(directory, program)

@@ -8,7 +8,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from cmpd.asn1 import der
 from cmpd.asn1.names import encode_name
-from cmpd.client.credentials import Credential, KeyAndCertificate
+from cmpd.changes import MoveCertificate
+from cmpd.client.certificates import Certificate
+from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
 from cmpd.client.keys import public_key_info
 from cmpd.client.messages import (
     Request,
@@ -17,11 +19,15 @@ from cmpd.client.messages import (
     cert_status,
     certification_request,
     error_content,
+    extension,
     p10_request,
     protect,
     subject_alt_name,
 )
-from tests.world import World
+from cmpd.cms import envelope_for_certificate, envelope_for_password
+from cmpd.records import CertificateState
+from tests import chains
+from tests.world import World, rev_details, serial_octets
 
 VECTORS = sorted(Path(__file__).parents[1].glob("vectors/*/*.der"))
 
@@ -58,7 +64,32 @@ def first_messages(credentials: list[Credential], env: Any) -> tuple[list[Reques
         )
         requests.append(protect("error", error_content("x"), credential.protector(env), env))
         requests.append(protect("rr", der.seq(der.seq(der.seq())), credential.protector(env), env))
+        requests.append(protect("rr", der.seq(full_details(one.key)), credential.protector(env), env))
     return requests, keys
+
+
+def full_details(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A RevDetails with every field of certDetails that there is, of no certificate in particular."""
+    certificate = Certificate.load(chains.issue(None, "device", key=key, ca=False).der)
+    algorithm = der.seq(der.encode_oid("1.2.840.10045.4.3.2"))
+    validity = der.explicit(0, der.encode_time(1_700_000_000)) + der.explicit(1, der.encode_time(1_800_000_000))
+    fields = (
+        *(b"\x80\x01\x02", der.tlv(0x81, serial_octets(certificate.serial)), b"\xa2" + algorithm[1:]),
+        *(der.explicit(3, certificate.issuer), der.tlv(0xA4, validity), der.explicit(5, certificate.subject)),
+        *(b"\xa6" + public_key_info(key)[1:], b"\x87\x02\0\x01", b"\x88\x02\0\x01"),
+        der.tlv(0xA9, subject_alt_name(["dns:a.example"])),
+    )
+    return der.seq(der.seq(*fields), der.seq(*entry_details(certificate.issuer)))
+
+
+def entry_details(issuer: bytes) -> list[bytes]:
+    """Extensions that crlEntryDetails can have."""
+    return [
+        extension("2.5.29.21", b"\x0a\x01\x01"),
+        extension("2.5.29.24", der.encode_generalized_time(1_700_000_000)),
+        extension("2.5.29.29", der.seq(der.explicit(4, issuer)), critical=True),
+        extension("1.2.3.4", der.NULL_TLV),
+    ]
 
 
 async def make(world: World, credentials: list[Credential]) -> Corpus:
@@ -77,6 +108,63 @@ async def make(world: World, credentials: list[Credential]) -> Corpus:
     messages: list[tuple[bytes, Any]] = [(request.der, request.protector) for request in requests]
     pops = [pop for request in requests for pop in proofs(request)]
     return Corpus(messages, keys, pops)
+
+
+async def revocations(world: World, credentials: list[Credential], secret: SharedSecret) -> Corpus:
+    """Fresh rr and genm of a world (equipped with an encryption certificate) about certificates of `secret`'s entity.
+
+    One that is confirmed, one that is suspended, one that waits for certConf; several in one message; a revocation
+    passphrase in genm and in a header.
+    """
+    requests: list[Request] = []
+    keys: set[bytes] = set()
+    env = world.env
+    for credential in credentials:
+        protector = credential.protector(env)
+        holders = [await world.holder(secret, SUBJECT) for _ in range(5)]
+        named = [holder.certificate for holder in holders]
+        _, waiting, key = await world.ir(secret, SUBJECT, implicit=False)
+        keys |= {public_key_info(one) for one in (key, *(holder.key for holder in holders))}
+        serial = serial_octets(named[1].serial)
+        held = CertificateState.SUSPENDED
+        move = MoveCertificate(serial, CertificateState.CONFIRMED, held, int(env.now()), "certificateHold", "entity")
+        await world.store.write([move])
+        subject = der.explicit(5, named[2].subject)
+        details = [
+            rev_details(named[0], 1, *entry_details(named[0].issuer)[1:]),
+            rev_details(named[1], 8),
+            rev_details(named[2], 6, template=subject),
+            rev_details(waiting.certificate()),
+        ]
+        requests += [protect("rr", der.seq(one), protector, env) for one in details]
+        several = [rev_details(named[3], 4), rev_details(named[4], 6, template=subject), *details[:2]]
+        requests.append(protect("rr", der.seq(*several), protector, env))
+        certificate = world.service.recipient.certificate if world.service.recipient else b""
+        encrypted = envelope_for_certificate(b"a passphrase", certificate, b"key id", env)
+        by_password = envelope_for_password(b"a passphrase", secret.secret, b"key id", env, iterations=200)
+        keep = [der.seq(REV_PASSPHRASE, value) for value in (encrypted, by_password)]
+        requests += [protect("genm", der.seq(item), protector, env, pvno=3) for item in keep]
+        requests.append(protect("rr", der.seq(details[2]), protector, env, info=keep[:1], pvno=3))
+        requests.append(protect("genm", der.seq(*asked_for(world)), protector, env))
+        requests.append(protect("genm", der.seq(), protector, env))
+    return Corpus([(request.der, request.protector) for request in requests], keys, [])
+
+
+def asked_for(world: World) -> list[bytes]:
+    """What a genm can ask for, and something that nobody knows."""
+    name = der.explicit(0, der.explicit(0, der.explicit(4, world.ca.name)))  # dpn, fullName, directoryName
+    newer = der.seq(name, der.encode_time(1_600_000_000))
+    uri = der.explicit(1, der.seq(der.tlv(0x86, b"http://ca.example/ca.crl")))
+    return [
+        der.seq(der.encode_oid("1.3.6.1.5.5.7.4.1")),
+        der.seq(der.encode_oid("1.3.6.1.5.5.7.4.6")),
+        der.seq(der.encode_oid("1.3.6.1.5.5.7.4.22"), der.seq(newer, der.seq(uri))),
+        der.seq(der.encode_oid("1.2.3.4"), der.seq(der.NULL_TLV)),
+    ]
+
+
+SUBJECT = "/O=Test/CN=device"
+REV_PASSPHRASE = der.encode_oid("1.3.6.1.5.5.7.4.12")
 
 
 def proofs(request: Request) -> list[bytes]:

@@ -8,19 +8,21 @@ answers' protection is verified here by code of its own, not by the code under t
 import hashlib
 import hmac
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cmpd.asn1 import der
 from cmpd.asn1.names import encode_name
 from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
-from cmpd.client.messages import Template, cert_request
+from cmpd.client.messages import Template, cert_request, general_info, protect
 from cmpd.store.memory import MemoryStore
-from tests.world import Seen, World
+from tests.world import Seen, World, rev_details
 
 TAGS = {
     0xA0: "messageTime",
@@ -131,7 +133,10 @@ def assemble(part: bytes, protection: bytes | None, extra_certs: Sequence[bytes]
 Spoil = Callable[[Draft], Draft]
 
 BODIES = {"mac": "ir", "signature": "cr"}
-ANSWERS = {"ir": "ip", "cr": "cp", "p10cr": "cp", "kur": "kup"}
+ANSWERS = {"ir": "ip", "cr": "cp", "p10cr": "cp", "kur": "kup", "rr": "rp", "genm": "genp"}
+
+KINDS = ("mac", "signature", "rr by mac", "rr by signature")
+"""Requests that are right until they are spoilt: for a certificate, and for the revocation of one."""
 
 
 async def client(world: World, kind: str) -> Credential:
@@ -146,6 +151,29 @@ def request(world: World, credential: Credential, body: str = "", **options: Any
     template = Template(ec.generate_private_key(ec.SECP256R1()), encode_name("/CN=device"))
     made = cert_request(body, [template], credential, world.env, **options)
     return Draft.of(made.der), made.protector
+
+
+async def asking(world: World, kind: str, **options: Any) -> tuple[Credential, Draft, Any]:
+    """Somebody who may ask, a correct request of one of KINDS, and what protects it."""
+    if kind in BODIES:
+        credential = await client(world, kind)
+        return credential, *request(world, credential, **options)
+    secret = await world.add_secret(may_revoke=True)
+    holder = await world.holder(secret)
+    credential = secret if kind == "rr by mac" else holder
+    content = der.seq(rev_details(holder.certificate, 1))
+    made = protect("rr", content, credential.protector(world.env), world.env, info=general_info(implicit_confirm=True))
+    return credential, Draft.of(made.der), made.protector
+
+
+def body_of(kind: str) -> str:
+    """The body of a request of this kind."""
+    return BODIES.get(kind, "rr")
+
+
+def protection_of(kind: str) -> str:
+    """ "mac" or "signature": how a request of this kind is protected."""
+    return kind.removeprefix("rr by ")
 
 
 async def answer(world: World, octets: bytes) -> Seen:
@@ -198,6 +226,43 @@ def check_header(draft: Draft, seen: Seen) -> None:
         assert der.encode_octets(header.recip_nonce or b"?") == contents(draft["senderNonce"])
 
 
+def is_protected(octets: bytes, secrets: Sequence[bytes], certificates: Sequence[bytes]) -> bool:
+    """Whether the protection of a request is right for one of these secrets (PBM) or certificates (DER, P-256)."""
+    header, body, protection, *_ = children(octets)
+    (algorithm,) = (children(field)[0] for field in children(header) if field[0] == 0xA1)
+    part, value = der.seq(header, body), contents(children(protection)[0])[1:]
+    if children(algorithm)[0] == PBM:
+        return any(pbm(algorithm, secret, part) == value for secret in secrets)
+    for certificate in certificates:
+        key = x509.load_der_x509_certificate(certificate).public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        with suppress(InvalidSignature):
+            key.verify(value, part, ec.ECDSA(hashes.SHA256()))
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Held:
+    """All that a request could change but transactions and answers: equal if and only if nothing was changed."""
+
+    certificates: dict[bytes, Any]
+    changes: list[Any]
+    passphrases: dict[bytes, Any]
+    entities: dict[int, Any]
+
+    def moved(self, before: "Held") -> set[bytes]:
+        """Serial numbers of the certificates that are not as they were."""
+        return {serial for serial, record in self.certificates.items() if before.certificates.get(serial) != record}
+
+
+def held(world: World) -> Held:
+    """What the store has now; it never changes what it has given away."""
+    assert isinstance(world.store, MemoryStore)
+    tables = world.store._tables
+    return Held(tables.certificates, tables.status_changes, tables.passphrases, tables.entities)
+
+
 async def issued(world: World) -> int:
     return len(await world.store.list_certificates(limit=100_000))  # intended ones too
 
@@ -210,9 +275,13 @@ async def refused(
     body: str = "error",
     by: str = "",
     credential: Credential | None = None,
+    revokes: int = 0,
 ) -> Seen:
-    """Send; it must be refused with this failInfo alone in this body, and nothing may be issued."""
-    before = await issued(world)
+    """Send; it must be refused with this failInfo alone in this body, and nothing may be issued or changed.
+
+    `revokes`: how many certificates a wrong certConf revokes (RFC 9483 section 3.6.4).
+    """
+    before = held(world)
     seen = await answer(world, octets)
     status, text, failures = seen.status()
     assert (seen.body, status, failures) == (body, 2, {failure}), text
@@ -221,7 +290,11 @@ async def refused(
     how = protected_by(world, seen, credential)
     if by:
         assert how == by, text
-    assert await issued(world) == before
+    after = held(world)
+    if revokes:
+        assert [after.certificates[serial].state for serial in after.moved(before)] == ["revoked"] * revokes
+    else:
+        assert after == before
     check_store(world)
     return seen
 
@@ -233,8 +306,16 @@ def check_store(world: World) -> None:
     assert all(transaction.state != "processing" for transaction in tables.transactions.values())
     assert all(record.der and record.state != "intended" for record in tables.certificates.values())
     assert all(entity.uses_left is None or entity.uses_left >= 0 for entity in tables.entities.values())
+    last = {change.serial: change for change in tables.status_changes}
+    for serial, change in last.items():
+        assert tables.certificates[serial].state == change.state
+    for serial, record in tables.certificates.items():
+        assert record.state not in ("revoked", "suspended") or serial in last
+        assert (record.revoked_at is None) is (record.state not in ("revoked", "suspended"))
     waiting = {t.id for t in tables.transactions.values() if t.state == "confirming"}
-    assert {r.transaction_id for r in tables.certificates.values() if r.state == "issued"} == waiting
+    unconfirmed = {r.transaction_id for r in tables.certificates.values() if r.state == "issued"}
+    revoked = {tables.certificates[change.serial].transaction_id for change in last.values() if "(rr, " in change.by}
+    assert unconfirmed <= waiting <= unconfirmed | revoked
 
 
 __all__ = ["KeyAndCertificate", "SharedSecret"]

@@ -349,8 +349,10 @@ async def test_a_wrong_certreqmsg_is_rejected_in_the_answer_of_its_kind(kind, ch
     await rejected(world, octets, failure, craft.ANSWERS[craft.BODIES[kind]], kind, credential)
 
 
-async def rejected(world: World, octets: bytes, failure: str, body: str, kind: str, credential) -> None:
-    before = await craft.issued(world)
+async def rejected(
+    world: World, octets: bytes, failure: str, body: str, kind: str, credential, revokes: int = 0
+) -> None:
+    before = craft.held(world)
     seen = await craft.answer(world, octets)
     assert seen.body == body
     status, text, failures = seen.status()
@@ -361,7 +363,11 @@ async def rejected(world: World, octets: bytes, failure: str, body: str, kind: s
     if body != "error":
         assert not seen.content["response"][0]["certifiedKeyPair"].isValue
         assert len(seen.content["response"]) == 1
-    assert await craft.issued(world) == before
+    after = craft.held(world)
+    if revokes:
+        assert [after.certificates[serial].state for serial in after.moved(before)] == ["revoked"] * revokes
+    else:
+        assert after == before
     craft.check_store(world)
 
 
@@ -594,7 +600,7 @@ async def test_a_wrong_certconf_confirms_nothing_and_ends_the_transaction(kind: 
     right = cert_status(certificate, 0)
     content = make(der.encode_octets(hashlib.sha256(certificate.der).digest()), right)
     wrong = world.follow(asked, granted, "certConf", content)
-    await rejected(world, wrong.der, failure, "error", kind, credential)
+    await rejected(world, wrong.der, failure, "error", kind, credential, revokes=1)
     assert await state(world, granted) is CertificateState.REVOKED
     late = await craft.answer(world, world.follow(asked, granted, "certConf", der.seq(right)).der)
     assert late.body == "error"
@@ -630,7 +636,7 @@ async def test_a_hashalg_that_is_not_known_is_told_badalg(alg: bytes, failure: s
     digest = der.encode_octets(hashlib.sha1(granted.certificate().der).digest())
     content = der.seq(der.seq(digest, b"\x02\x01\0", der.explicit(0, alg)))
     wrong = world.follow(asked, granted, "certConf", content, pvno=3)
-    await rejected(world, wrong.der, failure, "error", "mac", credential)
+    await rejected(world, wrong.der, failure, "error", "mac", credential, revokes=1)
     assert await state(world, granted) is CertificateState.REVOKED
 
 

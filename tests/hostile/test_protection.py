@@ -57,23 +57,23 @@ def regions(octets: bytes) -> dict[str, range]:
     }
 
 
-@pytest.mark.parametrize("kind", ["mac", "signature"])
+@pytest.mark.parametrize("kind", craft.KINDS)
 @pytest.mark.parametrize("part", ["header", "body", "protection"])
-async def test_one_bit_changed_anywhere_in_a_request_issues_nothing(kind: str, part: str) -> None:
+async def test_one_bit_changed_anywhere_in_a_request_issues_and_changes_nothing(kind: str, part: str) -> None:
     world = World()
-    credential = await craft.client(world, kind)
-    draft, protector = craft.request(world, credential)
+    _, draft, protector = await craft.asking(world, kind)
     octets = draft.seal(protector)
-    before = await craft.issued(world)
+    before = craft.held(world)
     for i, position in enumerate(regions(octets)[part]):
         changed = bytearray(octets)
         changed[position] ^= 1 << (i % 8)
         seen = await craft.answer(world, bytes(changed))
         assert seen.body == "error", f"octet {position}"
         assert craft.protected_by(world, seen) == "signature"
-    assert await craft.issued(world) == before
+    assert craft.held(world) == before
     good = await craft.answer(world, octets)
     assert good.status()[0] == 0
+    assert len(craft.held(world).moved(before)) == 1
     craft.check_store(world)
 
 
@@ -236,9 +236,12 @@ async def test_the_ca_and_the_cmp_certificate_are_no_credentials() -> None:
         (HMAC256, "badAlg"),
     ],
 )
-async def test_another_algorithm_than_the_mac_was_made_with_is_refused(algorithm: bytes, failure: str) -> None:
+@pytest.mark.parametrize("kind", ["mac", "rr by mac"])
+async def test_another_algorithm_than_the_mac_was_made_with_is_refused(
+    kind: str, algorithm: bytes, failure: str
+) -> None:
     world = World()
-    draft, protector = craft.request(world, await craft.client(world, "mac"))
+    _, draft, protector = await craft.asking(world, kind)
     draft = draft.set("protectionAlg", algorithm)
     await craft.refused(world, draft.seal(protector), failure, by="signature")
 
@@ -259,30 +262,36 @@ async def test_another_algorithm_than_the_mac_was_made_with_is_refused(algorithm
         (pbmac1(), "badMessageCheck"),
     ],
 )
-async def test_another_algorithm_than_the_signature_was_made_with_is_refused(algorithm: bytes, failure: str) -> None:
+@pytest.mark.parametrize("kind", ["signature", "rr by signature"])
+async def test_another_algorithm_than_the_signature_was_made_with_is_refused(
+    kind: str, algorithm: bytes, failure: str
+) -> None:
     world = World()
-    draft, protector = craft.request(world, await craft.client(world, "signature"))
+    _, draft, protector = await craft.asking(world, kind)
+    before = craft.held(world)
     octets = draft.set("protectionAlg", algorithm).seal(protector)
     seen = await craft.answer(world, octets)
     assert (seen.body, len(seen.status()[2])) == ("error", 1)
     assert seen.status()[2] <= set(failure.split("|")), seen.status()
     assert craft.protected_by(world, seen) == "signature"
+    assert craft.held(world) == before
     craft.check_store(world)
 
 
 @pytest.mark.parametrize("protection", [b"", bytes(1), bytes(31), bytes(32), bytes(33), bytes(4096)])
-@pytest.mark.parametrize("kind", ["mac", "signature"])
+@pytest.mark.parametrize("kind", craft.KINDS)
 async def test_a_protection_of_any_length_is_no_protection(kind: str, protection: bytes) -> None:
     world = World()
-    draft, protector = craft.request(world, await craft.client(world, kind))
+    _, draft, protector = await craft.asking(world, kind)
     octets = craft.assemble(draft.part, protection, protector.extra_certs)
     await craft.refused(world, octets, "badMessageCheck", by="signature")
 
 
 @pytest.mark.parametrize("algorithm", [pbm(owf=SHA1, mac=HMAC1), pbm(mac=HMAC1), pbm(owf=SHA1)])
-async def test_sha1_in_a_mac_is_refused_where_the_policy_says_so(algorithm: bytes) -> None:
+@pytest.mark.parametrize("kind", ["mac", "rr by mac"])
+async def test_sha1_in_a_mac_is_refused_where_the_policy_says_so(kind: str, algorithm: bytes) -> None:
     world = World(policy=ProtectionPolicy(allow_sha1_mac=False))
-    draft, protector = craft.request(world, await craft.client(world, "mac"))
+    _, draft, protector = await craft.asking(world, kind)
     seen = await craft.refused(world, draft.set("protectionAlg", algorithm).seal(protector), "badAlg", by="signature")
     assert "SHA-1" in seen.status()[1]
 
@@ -420,7 +429,7 @@ async def test_interleaved_transactions_do_not_mix() -> None:
     asked, granted, _ = flows.pop()  # with the certificate of another
     foreign = der.seq(cert_status(flows[0][1].certificate(), 0))
     wrong = world.follow(asked, granted, "certConf", foreign)
-    await craft.refused(world, wrong.der, "badCertId", by="mac", credential=credentials[3])
+    await craft.refused(world, wrong.der, "badCertId", by="mac", credential=credentials[3], revokes=1)
     for asked, granted, _ in reversed(flows):
         status = der.seq(cert_status(granted.certificate(), 0))
         assert (await craft.answer(world, world.follow(asked, granted, "certConf", status).der)).body == "pkiconf"

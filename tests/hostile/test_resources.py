@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cmpd.asn1 import der
 from cmpd.asn1.names import encode_name
 from cmpd.client.keys import public_key_info
+from cmpd.config_status import RevocationConfig
 from cmpd.env import Env
 from cmpd.message import decode
 from cmpd.wire import tcpmsg
@@ -27,7 +28,7 @@ from tests.hostile.test_bodies import ECDSA, Ask
 from tests.hostile.test_mutations import connect, descriptors, frames, read_all, resident, talk
 from tests.hostile.test_protection import pbm, pbmac1
 from tests.support import Installation, Server
-from tests.world import World
+from tests.world import World, raw_details, rev_details
 
 PROMPT = 8.0
 """Seconds in which somebody honest must be served, however busy the machine."""
@@ -264,6 +265,22 @@ async def test_too_many_requests_in_a_message_are_rejected_at_once(count: int) -
     assert (seen.body, seen.status()[0]) == ("ip", 2)
     assert used < 2
     assert await craft.issued(world) == 0
+
+
+@pytest.mark.parametrize("allowed", [64, 1000])
+async def test_a_thousand_revdetails_are_judged_or_refused_at_once(allowed: int) -> None:
+    world = World(revocation=RevocationConfig(max_per_message=allowed))
+    _, made, protector = await craft.asking(world, "rr by mac")
+    foreign = (await world.holder(await world.add_secret("other", b"another"))).certificate
+    named = der.explicit(3, foreign.issuer)
+    details = [raw_details(der.tlv(0x81, der.encode_integer(2**100 + i)[2:]) + named) for i in range(999)]
+    octets = made.content(der.seq(*details, rev_details(foreign, 1))).seal(protector)
+    before = craft.held(world)
+    used, seen = await cost(world, octets)
+    told = ["badRequest"] if allowed == 64 else ["badCertId"] * 999 + ["notAuthorized"]
+    assert seen.outcomes() == told
+    assert used < 2
+    assert craft.held(world) == before
 
 
 @pytest.mark.parametrize("where", ["sender", "subject"])

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd.asn1 import der, names
 from cmpd.errors import SignerNotTrusted
-from cmpd.message import Envelope, Header
+from cmpd.message import BODY_TYPES, Envelope, Header
 from cmpd.protection.base import Protector, SecretCredential, SenderCredential
-from cmpd.records import Entity, EntityKind
+from cmpd.records import CertificateState, Entity, EntityKind, RevocationPassphrase
 
 SECRET = b"interop"
 CA_SENDER = der.explicit(4, names.encode_name("CN=test CA CMP"))
@@ -79,6 +79,7 @@ class FakeCredentials:
     """Keeps the contract of Credentials; remembers what it was asked for."""
 
     secrets: dict[bytes, bytes] = field(default_factory=dict)
+    passphrases: dict[bytes, bytes] = field(default_factory=dict)
     senders: dict[bytes, SenderCredential] = field(default_factory=dict)
     asked: list[bytes] = field(default_factory=list)
 
@@ -92,11 +93,21 @@ class FakeCredentials:
             return None
         return SecretCredential(Entity(1, reference.decode(), EntityKind.SECRET), self.secrets[reference])
 
-    async def sender(self, certificate: bytes, others: tuple[bytes, ...]) -> SenderCredential:
+    async def passphrase(self, key_id: bytes) -> SecretCredential | None:
+        self.asked.append(key_id)
+        if key_id not in self.passphrases:
+            return None
+        held = RevocationPassphrase(key_id, 5, None, b"", 0)
+        return SecretCredential(Entity(5, "holder", EntityKind.SECRET), self.passphrases[key_id], held)
+
+    async def sender(
+        self, certificate: bytes, others: tuple[bytes, ...], *, any_status: bool = False
+    ) -> SenderCredential:
         self.asked.append(certificate)
-        if certificate not in self.senders:
+        found = self.senders.get(certificate)
+        if found is None or not (any_status or found.state in (None, CertificateState.CONFIRMED)):
             raise SignerNotTrusted("protection certificate: no path to a trust anchor")
-        return self.senders[certificate]
+        return found
 
 
 async def _ca_signature(octets: bytes) -> bytes:
@@ -114,8 +125,9 @@ def envelope(
     sender_kid: bytes | None = None,
     extra_certs: tuple[bytes, ...] = (),
     protected: bytes = b"the protected part",
+    body: str = "ir",
 ) -> Envelope:
     """An Envelope as message.decode would make it, of what verify looks at."""
     general_name = sender if isinstance(sender, bytes) else der.explicit(4, names.encode_name(sender))
     header = Header(2, general_name, CA_SENDER, protection_alg=algorithm, sender_kid=sender_kid)
-    return Envelope(b"", header, 0, b"", protected, protection, extra_certs)
+    return Envelope(b"", header, BODY_TYPES[body], b"", protected, protection, extra_certs)

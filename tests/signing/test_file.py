@@ -18,7 +18,7 @@ from cmpd.env import Env
 from cmpd.errors import ConfigError
 from cmpd.signing import file as signing_file
 from cmpd.signing.base import SigningKey
-from cmpd.signing.file import FileKey, encrypted_pem, load_key, pem, read_certificates, read_private_key
+from cmpd.signing.file import LARGE, FileKey, encrypted_pem, load_key, pem, read_certificates, read_private_key
 
 KEYS = {
     "p256": ec.generate_private_key(ec.SECP256R1()),
@@ -79,7 +79,8 @@ def test_algorithm_identifiers_are_those_of_the_rfcs(kind: str):
 
 
 @pytest.mark.parametrize("kind", KEYS)
-def test_only_rsa_goes_through_the_offload_and_only_then_suspends(kind: str):
+@pytest.mark.parametrize("octets", [b"octets", bytes(LARGE - 1), bytes(LARGE)], ids=["few", "not large", "large"])
+def test_only_rsa_and_large_octets_go_through_the_offload_and_only_then_suspend(kind: str, octets: bytes):
     calls: list[str] = []
 
     async def offload(action: Callable[[], bytes]) -> bytes:
@@ -87,15 +88,21 @@ def test_only_rsa_goes_through_the_offload_and_only_then_suspends(kind: str):
         await asyncio.sleep(0)
         return action()
 
-    signing = FileKey(KEYS[kind], offload=offload).sign(b"octets")
-    if kind == "rsa":
+    signing = FileKey(KEYS[kind], offload=offload).sign(octets)
+    goes_off = kind == "rsa" or len(octets) == LARGE
+    if goes_off:
         tag = asyncio.run(signing)
     else:
         with pytest.raises(StopIteration) as done:
             signing.send(None)  # ends at once: nothing was awaited
         tag = done.value.value
-    VERIFY[kind](tag, b"octets")
-    assert calls == (["rsa"] if kind == "rsa" else [])
+    VERIFY[kind](tag, octets)
+    assert calls == ([kind] if goes_off else [])
+
+
+@pytest.mark.parametrize("kind", KEYS)
+async def test_without_an_offload_large_octets_are_signed_too(kind: str):
+    VERIFY[kind](await FileKey(KEYS[kind]).sign(bytes(LARGE)), bytes(LARGE))
 
 
 @pytest.mark.parametrize("kind", KEYS)

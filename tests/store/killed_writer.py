@@ -8,7 +8,11 @@ import itertools
 import sys
 from pathlib import Path
 
-from cmpd.records import AddIntent, OpenTransaction, TakeUse
+from cmpd.changes import (
+    AddIntent,
+    OpenTransaction,
+    TakeUse,
+)
 from cmpd.store import open_store
 from tests.store.samples import entity, intent, octets, transaction
 

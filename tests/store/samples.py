@@ -1,17 +1,19 @@
 """Records for the tests of the store: everything that does not matter to a test has a default."""
 
-from cmpd.records import (
+from cmpd.changes import (
     AddCertificate,
     AddIntent,
     AddResponse,
-    CertificateState,
     Change,
-    Entity,
-    EntityKind,
-    Intent,
     MoveTransaction,
     OpenTransaction,
     TakeUse,
+)
+from cmpd.records import (
+    CertificateState,
+    Entity,
+    EntityKind,
+    Intent,
     TransactionRecord,
     TransactionState,
 )

@@ -5,20 +5,22 @@ from dataclasses import replace
 
 import pytest
 
-from cmpd.errors import StaleRead, StoreConflict, StoreError
-from cmpd.records import (
+from cmpd.changes import (
     AddCertificate,
     AddIntent,
     AddResponse,
-    CertificateRecord,
-    CertificateState,
     Change,
-    EntityKind,
     MoveCertificate,
     MoveTransaction,
     OpenTransaction,
     ReturnUse,
     TakeUse,
+)
+from cmpd.errors import StaleRead, StoreConflict, StoreError
+from cmpd.records import (
+    CertificateRecord,
+    CertificateState,
+    EntityKind,
     TransactionState,
 )
 from cmpd.store.base import Store
@@ -56,6 +58,7 @@ async def test_an_entity_comes_back_with_every_field(store: Store) -> None:
         certificate=b"0\x82",
         sealed_reg_token=b"\x01token",
         sealed_authenticator=b"\x01authenticator",
+        may_revoke=True,
     )
     added = await store.add_entity(full)
     assert added == replace(full, id=added.id)

@@ -5,19 +5,30 @@ from pathlib import Path
 
 import pytest
 
-from cmpd.errors import StoreConflict, StoreError
-from cmpd.records import (
+from cmpd.changes import (
     AddCertificate,
+    AddCrl,
     AddIntent,
     AddResponse,
-    CertificateState,
+    AddServiceCertificate,
     Change,
-    Entity,
     MoveCertificate,
     MoveTransaction,
     OpenTransaction,
+    OrderCrl,
+    PublishCrl,
     ReturnUse,
+    SetRevocationPassphrase,
+    SignServiceCertificate,
     TakeUse,
+)
+from cmpd.errors import StoreConflict, StoreError
+from cmpd.records import (
+    CertificateState,
+    CrlRecord,
+    Entity,
+    RevocationPassphrase,
+    ServiceCertificate,
     TransactionState,
 )
 from cmpd.store.base import Store
@@ -25,7 +36,7 @@ from cmpd.store.memory import MemoryStore
 from cmpd.store.sqlite import SqliteStore
 from tests.store.samples import NOW, entity, intent, octets, transaction
 
-UNITS = 250
+UNITS = 350
 NUMBERS = 8  # of transactions, certificates and requests: few, so that they meet
 
 
@@ -35,6 +46,8 @@ class Dice:
     def __init__(self, seed: int, owners: list[Entity]) -> None:
         self.random = random.Random(seed)
         self.owners = owners
+        self.crls = 0  # how many there are
+        self.states: dict[bytes, CertificateState] = {}  # of the certificates that there are
 
     def number(self) -> int:
         return self.random.randrange(1, NUMBERS + 1)
@@ -50,11 +63,13 @@ class Dice:
 
     def change(self) -> Change:
         owner = self.random.choice(self.owners)
-        number, other = self.number(), self.number()
+        number, other, coin = self.number(), self.number(), self.random.random() < 0.5
+        serial = self.random.choice([*self.states, octets(other, 14)])
+        known, following = self.states.get(serial, CertificateState.ISSUED), self.certificate_state()
         times = {"confirm_by": self.time(), "ended_at": self.time()}
         after = self.random.choice([CertificateState.ISSUED, CertificateState.CONFIRMED])
         kinds: list[Change] = [
-            OpenTransaction(transaction(number, owner, state=self.state(), **times)),
+            OpenTransaction(transaction(number, owner, state=self.state(), body="rr" if coin else "ir", **times)),
             OpenTransaction(transaction(number, owner)),
             MoveTransaction(octets(number), self.state(), self.state(), b"n", **times),
             AddResponse(octets(number), octets(other, 32), self.random.choice([None, b"", b"response"])),
@@ -64,11 +79,21 @@ class Dice:
                 intent(number, owner, transaction_number=other, cert_req_id=number, key_id=octets(other % 3, 32))
             ),
             AddCertificate(octets(number, 14), b"der", after, self.time()),
-            MoveCertificate(
-                octets(number, 14), self.certificate_state(), self.certificate_state(), self.time(), "r", "b"
-            ),
+            MoveCertificate(serial, self.certificate_state(), self.certificate_state(), self.time(), "r", "b", 5),
+            *[MoveCertificate(serial, known, following, self.time(), "r", "b", 5)] * 3,
         ]
-        return self.random.choice(kinds)
+        passphrase = RevocationPassphrase(octets(number), owner.id, b"0" if coin else None, b"s", self.time())
+        service = ServiceCertificate(octets(number + 20, 14), "ocsp", "CN=OCSP", NOW, NOW + 9, self.time())
+        rare: list[Change] = [
+            OrderCrl(self.time(), "operator"),
+            AddCrl(CrlRecord(self.crls + 1, self.time(), self.time(), number, other, 1 if coin else None, coin)),
+            AddCrl(CrlRecord(number, self.time(), self.time(), number)),
+            PublishCrl(self.random.randrange(self.crls + 2), self.time()),
+            AddServiceCertificate(service),
+            SignServiceCertificate(octets(number + 20, 14), b"der"),
+            SetRevocationPassphrase(passphrase, 1),
+        ]
+        return self.random.choice(rare if self.random.random() < 0.3 else kinds)
 
 
 async def outcome(store: Store, unit: list[Change]) -> str:
@@ -87,6 +112,11 @@ async def everything(store: Store) -> list[object]:
     found += [await store.find_transaction(octets(number)) for number in numbers]
     found += [await store.find_response(octets(one), octets(two, 32)) for one in numbers for two in numbers]
     found += [await store.unconfirmed(NOW + 10, 100), await store.list_certificates(state=CertificateState.REVOKED)]
+    found += [await store.certificate_status([octets(number, 14) for number in range(1, 30)])]
+    found += [await store.history(octets(number, 14)) for number in numbers]
+    found += [await store.find_passphrase(octets(number)) for number in numbers]
+    found += [await store.status_changes(after=3, limit=1000), await store.publication()]
+    found += [await store.revoked(expiring_from=NOW, limit=1000), await store.service_certificates("ocsp")]
     return found
 
 
@@ -100,11 +130,13 @@ async def test_any_sequence_of_units_ends_as_in_the_model(tmp_path: Path, seed: 
         dice = Dice(seed, added)
         outcomes: set[str] = set()
         for _ in range(UNITS):
-            unit = [dice.change() for _ in range(dice.random.randrange(1, 4))]
+            unit = [dice.change() for _ in range(dice.random.choice([1, 1, 2, 3]))]
             before = model.generation, store.generation
             expected = await outcome(model, unit)
             assert await outcome(store, unit) == expected, unit
             outcomes.add(expected)
+            dice.crls = (await model.publication()).last_number
+            dice.states = {record.serial: record.state for record in await model.list_certificates()}
             assert store.generation - before[1] == model.generation - before[0]
             if dice.random.random() < 0.05:
                 assert await store.recover(NOW + 30) == await model.recover(NOW + 30)
@@ -113,5 +145,10 @@ async def test_any_sequence_of_units_ends_as_in_the_model(tmp_path: Path, seed: 
                 assert await store.purge(NOW + 10, limit) == await model.purge(NOW + 10, limit)
         assert await everything(store) == await everything(model)
         assert {"written", "refused", "transaction exists", "transaction moved", "not intended"} <= outcomes
+        assert {"crl number taken", "no such crl", "passphrase identifier in use", "too many passphrases"} <= outcomes
+        assert {change.state for change in await store.status_changes(after=0, limit=100)} >= {
+            CertificateState.REVOKED,
+            CertificateState.SUSPENDED,
+        }
     finally:
         await store.close()

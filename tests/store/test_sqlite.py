@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from cmpd.changes import OpenTransaction
 from cmpd.env import Env
 from cmpd.errors import ConfigError, StaleRead, StoreError
-from cmpd.records import Entity, OpenTransaction
+from cmpd.records import Entity
 from cmpd.store import STORES, open_store
 from cmpd.store.migrations import STEPS
 from cmpd.store.sealing import Sealer
@@ -376,7 +377,7 @@ async def test_a_database_of_a_newer_cmpd_is_refused_and_left_alone(tmp_path: Pa
     with other_connection(path) as other:
         other.execute(f"PRAGMA user_version = {len(STEPS) + 1}")
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"cmpd\.db: schema 2 is newer than this cmpd, which knows up to 1"):
+    with pytest.raises(StoreError, match=rf"cmpd\.db: schema {len(STEPS) + 1} is newer .* knows up to {len(STEPS)}$"):
         await SqliteStore.open(path, serving=True)
     assert path.read_bytes() == before
 
@@ -406,7 +407,7 @@ async def test_a_directory_that_cannot_be_made_is_a_store_error(tmp_path: Path) 
 
 async def test_an_sqlite_that_is_too_old_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
-    with pytest.raises(StoreError, match=r"SQLite: want 3\.37\.0 or newer"):
+    with pytest.raises(StoreError, match=r"SQLite: want 3\.38\.0 or newer"):
         await SqliteStore.open(tmp_path / "db", serving=True)
 
 

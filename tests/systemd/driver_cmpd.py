@@ -1,7 +1,8 @@
 """Runs in the container: cmpd itself as an administrator sets it up, with end entities that enrol over restarts.
 
 Prints its findings as JSON: the service before the first request, after it and after the stop; status and complaint of
-each enrolment; the number of certificates in the database; the secrets that the journal should not have.
+each enrolment; the CRLs and the OCSP signer; the number of certificates in the database; the secrets that the journal
+should not have.
 """
 
 import json
@@ -10,8 +11,10 @@ import secrets
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 
+PUBLISHED = "127.0.0.1:8080"
 STATE, CONFIG = Path("/var/lib/cmpd"), Path("/etc/cmpd/cmpd.toml")
 SHOWN = "ActiveState,Result,NRestarts,MainPID,ExecMainStatus"
 LOG = Path("/cmpd.log")
@@ -37,7 +40,8 @@ def set_up() -> list[str]:
     for path, text in ((Path("/etc/cmpd/passphrase"), passphrase), (Path("/secret"), secret)):
         path.touch(0o600)
         path.write_text(text)
-    run("cmpd", "init", "--dir", STATE, "--tcp", "systemd", "--passphrase-file", "/etc/cmpd/passphrase")
+    options = ["--tcp", "systemd", "--publish", PUBLISHED, "--passphrase-file", "/etc/cmpd/passphrase"]
+    run("cmpd", "init", "--dir", STATE, *options)
     made = STATE / "cmpd.toml"
     made.write_text("".join(line for line in made.open() if not line.startswith("passphrase_file =")))
     CONFIG.symlink_to(made)
@@ -58,12 +62,25 @@ def enrol(number: int) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+def published() -> dict[str, object]:
+    """What the service has written for everybody and for itself, and whether the door gives the same."""
+    with urllib.request.urlopen(f"http://{PUBLISHED}/ca.crl", timeout=20) as answer:
+        served = answer.read()
+    signer = STATE / "private/ocsp.pem"
+    return {
+        "crl": sorted(path.name for path in (STATE / "crl").iterdir()),
+        "same": served == (STATE / "crl/ca.crl").read_bytes(),
+        "signer": [signer.owner(), oct(signer.stat().st_mode & 0o777)],
+    }
+
+
 def main() -> None:
     hidden = set_up()
     run("systemctl", "start", "cmpd.socket")
     findings["before"] = show()
     enrolled = [enrol(0)]
     findings["after"] = show()
+    findings["published"] = published()
     thread = threading.Thread(target=lambda: enrolled.extend(enrol(number) for number in range(1, 9)))
     thread.start()
     for _ in range(2):

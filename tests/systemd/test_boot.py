@@ -77,6 +77,9 @@ def test_cmpd_gives_certificates_over_two_restarts(tmp_path: Path) -> None:
     assert found["after"]["ActiveState"] == "active"
     assert [status for status, _ in found["enrolled"]] == [0] * len(found["enrolled"]), found["enrolled"]
     assert found["certificates"] == len(found["enrolled"])
+    assert found["published"]["same"]
+    assert "ca.crl" in found["published"]["crl"]
+    assert found["published"]["signer"] == ["cmpd", "0o600"]
     assert found["stopped"]["Result"] == "success"
     assert found["stopped"]["ExecMainStatus"] == "0"
     assert found["secrets in the journal"] == []

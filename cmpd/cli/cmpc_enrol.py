@@ -1,0 +1,230 @@
+"""cmpc ir, cr, kur, p10cr: a certificate is asked for, and written with what belongs to it.
+
+A new private key is on disk before the request is sent; nothing is ever overwritten that could be a key.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cmpd.asn1 import names
+from cmpd.cli.cmpc_session import Session, UsageError, read_secret
+from cmpd.client import keys, messages
+from cmpd.client.credentials import Credential, KeyAndCertificate
+from cmpd.client.errors import ClientError
+from cmpd.client.flows import Client, Enrolment, Options
+from cmpd.env import Env
+
+DAY: Final = 86400
+
+Job = Callable[[Client], Awaitable[Enrolment]]
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where what goes; None is not written."""
+
+    key: Path | None
+    certificate: Path | None
+    chain: Path | None
+    ca_certs: Path | None
+
+
+def enrol(args: argparse.Namespace, env: Env) -> int:
+    """Run `cmpc ir`, `cmpc cr`, `cmpc kur` or `cmpc p10cr`."""
+    _check_standard_input(args)
+    session = Session.of(args)
+    if args.command == "kur" and not isinstance(session.credential, KeyAndCertificate):
+        raise UsageError("kur needs --cert and --key: the certificate that is to be updated")
+    paths = _paths(args)
+    _check_writable(paths)
+    job = _job(args, session.credential, paths, env)
+    result = session.run(job)
+    _write(result, paths)
+    _report(args, result, paths, bool(session.trust.anchors))
+    return 0
+
+
+def _check_standard_input(args: argparse.Namespace) -> None:
+    options = ("secret_file", "reg_token_file", "authenticator_file")
+    if sum(getattr(args, option, None) == "-" for option in options) > 1:
+        raise UsageError("only one of --secret-file, --reg-token-file and --authenticator-file can be standard input")
+
+
+def _control(args: argparse.Namespace, name: str) -> str | None:
+    """The value of a control (UTF8String), None if the option for its file is not given."""
+    file: str | None = getattr(args, f"{name}_file", None)
+    if file is None:
+        return None
+    option = f"--{name.replace('_', '-')}-file"
+    try:
+        return read_secret(option, file).decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"{option} {file}: want text in UTF-8") from None
+
+
+# --- keys and files ---------------------------------------------------------------------------------------------------
+
+
+def _paths(args: argparse.Namespace) -> Paths:
+    """Names for what will be written. With --out alone the key goes beside the certificate, with the suffix .key."""
+    out: Path | None = args.out
+    directory: Path | None = args.out_dir
+    if directory is None and out is None:
+        directory = Path()
+    key: Path | None = args.new_key
+    if key is None and getattr(args, "csr", None) is None:
+        key = directory / "key.pem" if directory is not None else None if out is None else out.with_suffix(".key")
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+    return Paths(
+        key,
+        out or (directory / "cert.pem" if directory is not None else None),
+        args.chain_out or (directory / "chain.pem" if directory is not None else None),
+        args.cacerts_out,
+    )
+
+
+def _new_key(args: argparse.Namespace, paths: Paths) -> keys.PrivateKey:
+    """The key to be certified, written to its file if it is made now. Only --new-key takes one that is there."""
+    path = paths.key
+    if path is None:
+        raise UsageError("want --new-key FILE or --out-dir DIR for the private key")
+    if args.new_key is not None and path.exists():
+        return keys.load_key(path)
+    key = keys.KEY_TYPES[args.key_type]()
+    try:
+        keys.save_key(path, key)
+    except FileExistsError:
+        raise UsageError(
+            f"{path} exists and is not overwritten; give --new-key {path} to use this key, or another --out-dir"
+        ) from None
+    print(f"cmpc: wrote a new private key to {path}", file=sys.stderr)
+    return key
+
+
+def _subject(args: argparse.Namespace, credential: Credential) -> bytes:
+    if args.subject is not None:
+        try:
+            return names.encode_name(args.subject)
+        except ValueError as error:
+            raise UsageError(f"--subject: {error}") from None
+    if isinstance(credential, KeyAndCertificate):
+        return credential.certificate.subject
+    if args.san:
+        return messages.EMPTY_NAME
+    raise UsageError("want --subject DN, e.g. --subject CN=device1")
+
+
+def _csr(path: Path) -> bytes:
+    octets = path.read_bytes()
+    load = x509.load_pem_x509_csr if b"-----BEGIN" in octets else x509.load_der_x509_csr
+    try:
+        request = load(octets)
+    except ValueError:
+        raise UsageError(f"--csr {path}: want a PKCS #10 request in PEM or DER") from None
+    return request.public_bytes(Encoding.DER)
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def _job(args: argparse.Namespace, credential: Credential, paths: Paths, env: Env) -> Job:
+    """What to run on the client. A new key is on disk when this returns."""
+    options = Options(implicit_confirm=not args.explicit_confirm, profile=args.profile)
+    if args.command == "p10cr" and args.csr is not None:
+        request = _csr(args.csr)
+        return lambda client: client.p10cr(request, options=options)
+    days = getattr(args, "days", None)
+    not_after = None if days is None else int(env.now()) + days * DAY
+    subject, extensions = b"", []
+    if args.command != "kur":
+        subject = _subject(args, credential)
+        if args.san:
+            extensions = [messages.subject_alt_name(args.san, critical=subject == messages.EMPTY_NAME)]
+    reg_token, authenticator = _control(args, "reg_token"), _control(args, "authenticator")
+    key = _new_key(args, paths)  # last: whatever is wrong with the arguments is known by now
+    if args.command == "kur":
+        return lambda client: client.update(key, not_after=not_after, options=options)
+    if args.command == "p10cr":
+        request = messages.certification_request(messages.Template(key, subject, tuple(extensions)))
+        return lambda client: client.p10cr(request, options=options)
+    template = messages.Template(
+        key,
+        subject,
+        tuple(extensions),
+        not_after=not_after,
+        reg_token=reg_token,
+        authenticator=authenticator,
+    )
+    return lambda client: _enrol(client, args.command, template, options)
+
+
+async def _enrol(client: Client, body: str, template: messages.Template, options: Options) -> Enrolment:
+    [result] = await client.enrol_all(body, [template], options)
+    if isinstance(result, ClientError):
+        raise result
+    return result
+
+
+def _check_writable(paths: Paths) -> None:
+    """Say before anything is asked for that a result could not be written, or would replace a private key."""
+    for path in (paths.certificate, paths.chain, paths.ca_certs):
+        if path is None:
+            continue
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise UsageError(f"{path}: the directory is not there or not writable")
+        if path == paths.key or (path.is_file() and b"PRIVATE KEY-----" in path.read_bytes()):
+            raise UsageError(f"{path} is a private key and is not overwritten; choose another name")
+
+
+def _write(result: Enrolment, paths: Paths) -> None:
+    above = [one for one in result.chain if one.subject != one.issuer]
+    for path, certificates in (
+        (paths.certificate, [result.certificate]),
+        (paths.chain, above),
+        (paths.ca_certs, result.ca_pubs),
+    ):
+        if path is not None:
+            temporary = path.with_name(path.name + ".new")
+            temporary.write_bytes(b"".join(one.pem for one in certificates))
+            temporary.replace(path)
+
+
+def _report(args: argparse.Namespace, result: Enrolment, paths: Paths, anchored: bool) -> None:
+    """Say what was issued, where it is, and what it was verified with."""
+    leaf = result.certificate.parsed
+    lines: dict[str, str | None] = {
+        "status": result.status.status,
+        "status_string": result.status.text or None,
+        "subject": result.certificate.subject_text,
+        "issuer": leaf.issuer.rfc4514_string(),
+        "serial": f"{result.certificate.serial:x}",
+        "not_before": leaf.not_valid_before_utc.isoformat(),
+        "not_after": leaf.not_valid_after_utc.isoformat(),
+        "confirmed": "implicitly" if result.implicitly_confirmed else "by certConf",
+        "protected_by": result.protected_by,
+        "key_file": str(paths.key) if paths.key else None,
+        "certificate_file": str(paths.certificate) if paths.certificate else None,
+        "chain_file": str(paths.chain) if paths.chain else None,
+        "cacerts_file": str(paths.ca_certs) if paths.ca_certs else None,
+    }
+    if args.json:
+        print(json.dumps(lines | {"path_verified": anchored}))
+        return
+    for name, value in lines.items():
+        if value is not None:
+            print(f"{name.replace('_', ' '):16} {value}")
+    if not anchored:
+        print(
+            "note             without --trusted the shared secret alone vouches for the certificate;"
+            " --cacerts-out FILE keeps the server's trust anchors (trust them only if you trust the secret)"
+        )
