@@ -5,6 +5,7 @@ They write to the logger "cmpd.audit". The database has the same facts for as lo
 
 import logging
 
+from cmpd.certificates import time_text
 from cmpd.errors import CmpError
 from cmpd.records import CertificateState, Intent, StatusChange
 
@@ -73,13 +74,14 @@ def certificate_resumed(serial: bytes, cause: str) -> None:
 
 def status_changed(change: StatusChange) -> None:
     """A certificate was revoked, suspended or resumed by an operator's command."""
+    cause = f"{change.by} at {time_text(change.at)}"  # the log may hear of it later than of what came after it
     match change.state:
         case CertificateState.SUSPENDED:
-            certificate_suspended(change.serial, change.by)
+            certificate_suspended(change.serial, cause)
         case CertificateState.CONFIRMED:
-            certificate_resumed(change.serial, change.by)
+            certificate_resumed(change.serial, cause)
         case _:
-            certificate_revoked(change.serial, change.reason or "unspecified", change.by)
+            certificate_revoked(change.serial, change.reason or "unspecified", cause)
 
 
 def announcement_received(body: str, reference: str) -> None:

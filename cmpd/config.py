@@ -316,6 +316,15 @@ class Config(Table):
                 raise ValueError(f"two doors listen on {shown(door)}")
         return value
 
+    @field_validator("ocsp")
+    @classmethod
+    def _signer_is_a_file_of_its_own(cls, value: OcspConfig, info: ValidationInfo) -> OcspConfig:
+        for table in ("ca", "cmp", "store"):
+            for name, path in info.data.get(table) or ():
+                if isinstance(path, Path) and path == value.signer:
+                    raise ValueError(f"signer: names the same file as {table}.{name}; want one of its own")
+        return value
+
     @field_validator("enrolment")
     @classmethod
     def _remembers_long_enough(cls, value: EnrolmentConfig, info: ValidationInfo) -> EnrolmentConfig:

@@ -49,6 +49,9 @@ _log = logging.getLogger("cmpd.ocsp")
 _T = TypeVar("_T")
 
 PURPOSE: Final = "ocsp"
+MARK: Final = b"# OCSP signer of cmpd: certificate and key, replaced by the server\n"
+"""Begins the file, which has PEM after it: what does not begin so is never replaced."""
+
 _EXPECTED: Final = (CmpdError, OSError)
 _RETRY: Final = 300.0
 """Seconds until what failed is tried again: every attempt may leave a certificate in the database."""
@@ -171,7 +174,8 @@ class SignerKeeper:
         key = await self._offload(lambda: same_kind(load_der_public_key(self._ca.public_key)))
         key_pem = await self._offload(lambda: encrypted_pem(key, self._passphrase, self._env))
         certificate = await self._issue(public_key_info(key))
-        return OcspSigner(certificate, FileKey(key, offload=self._signing)), pem("CERTIFICATE", certificate) + key_pem
+        octets = MARK + pem("CERTIFICATE", certificate) + key_pem
+        return OcspSigner(certificate, FileKey(key, offload=self._signing)), octets
 
     async def _issue(self, public_key: bytes) -> bytes:
         """DER of a certificate for the key, recorded."""
@@ -214,8 +218,18 @@ def _is_issued(certificate: bytes, issuer: bytes) -> bool:
     return issued(x509.load_der_x509_certificate(certificate), x509.load_der_x509_certificate(issuer))
 
 
+def _may_be_replaced(path: Path) -> bool:
+    """Whether a file is one of ours, damaged perhaps; a key that somebody named by mistake must not be lost."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MARK)) in (b"", MARK)
+
+
 def _write_whole(path: Path, octets: bytes) -> None:
     """Write a file of mode 0600 that is replaced whole or not at all, and survives a power cut. Raises OSError."""
+    if os.path.lexists(path) and not _may_be_replaced(path):
+        raise ConfigError(f"ocsp.signer: {path} is there and is no OCSP signer; move it away or name another file")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.new")  # one process serves: nobody else writes it
     draft.unlink(missing_ok=True)

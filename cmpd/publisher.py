@@ -94,7 +94,7 @@ class Publisher:
         self._is_unwritten = False  # the files are not those that are out
         self._issuing = asyncio.Lock()
         self._woken = asyncio.Event()
-        self._told = 0  # id of the last change that the audit log was told of, if an operator made it
+        self._told = -1  # id of the last change that the audit log was told of, if an operator made it
         self._failures = _Failures(env, _NOT_ISSUED)
         self._file_failures = _Failures(env, _NOT_WRITTEN)
 
@@ -118,7 +118,6 @@ class Publisher:
         try:
             publication = await self._store.publication()
             full = await self._look_at_files(publication)
-            self._told = publication.latest.last_change if publication.latest else publication.last_change
             if not await self._load(publication, full):
                 await self.issue(scheduled=self._is_due(publication))
         except FilesError as error:
@@ -272,6 +271,8 @@ class Publisher:
 
     async def _current_entries(self, publication: Publication) -> CrlEntries:
         """The entries with all changes until now; read anew unless those at hand go with the last scheduled CRL."""
+        if self._told < 0:
+            self._told = publication.last_change if publication.latest is None else publication.latest.last_change
         entries = self._entries
         if entries is None or _number(entries.scheduled) != _number(publication.scheduled):
             entries = await self._read_entries(publication)
@@ -290,7 +291,7 @@ class Publisher:
         for change in changes:
             if change.id > self._told and change.by.startswith(OPERATOR):
                 audit.status_changed(change)
-            self._told = max(self._told, change.id)
+        self._told = max([self._told, *(change.id for change in changes)])
 
     async def _read_entries(self, publication: Publication) -> CrlEntries:
         """What the store says is revoked or on hold; the changes after `last_change` are still to be applied.

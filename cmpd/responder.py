@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from cmpd import audit, protection
 from cmpd.asn1.der import SEQUENCE, tlv
-from cmpd.changes import AddResponse, Change
+from cmpd.changes import AddResponse, Change, OpenTransaction
 from cmpd.errors import (
     BadRequest,
     BadTime,
@@ -37,6 +37,7 @@ from cmpd.handlers.base import Context, Reply, Service
 from cmpd.handlers.passphrase import PASSPHRASE_CONFLICTS, receive_in_header
 from cmpd.message import (
     HIGHEST_PVNO,
+    ID_IT_REV_PASSPHRASE,
     LOWEST_PVNO,
     NULL_DN,
     Envelope,
@@ -48,7 +49,7 @@ from cmpd.message import (
     encode_protected_part,
 )
 from cmpd.protection.base import Credentials, Protector, VerifiedRequest
-from cmpd.records import TransactionRecord
+from cmpd.records import CertificateState, TransactionRecord
 from cmpd.replies import error_body, pkiconf_body
 from cmpd.transaction import CONTINUES, check_header
 
@@ -220,15 +221,30 @@ class Responder:
             if conflict.reason in PASSPHRASE_CONFLICTS:
                 fault = BadRequest(PASSPHRASE_CONFLICTS[conflict.reason])
                 if context.claim.undo is None:
-                    raise fault from conflict
+                    return await self._refuse_for_good(fault, exchange, context)
                 return await self._give_up(fault, exchange, transaction_id, context.claim.undo())
             return await self._conflict(conflict, transaction_id, exchange.digest)
         except Exception as error:
-            if context.claim.undo is None:
-                raise
-            return await self._give_up(_fault_of(error), exchange, transaction_id, context.claim.undo())
+            if context.claim.undo is not None:
+                return await self._give_up(_fault_of(error), exchange, transaction_id, context.claim.undo())
+            if isinstance(error, CmpError) and _changes_status(context):
+                return await self._refuse_for_good(error, exchange, context)
+            raise
         if reply.after_write is not None:
             reply.after_write()
+        return answer
+
+    async def _refuse_for_good(self, fault: CmpError, exchange: "_Exchange", context: Context) -> bytes | None:
+        """What is refused now must not be granted when the same octets come again, recorded by whomever."""
+        answer = await self._refuse(fault, exchange)
+        if context.record is not None:
+            return answer
+        opened = OpenTransaction(context.transaction(keeps_id=True))
+        kept = AddResponse(context.transaction_id, exchange.digest, answer)
+        try:
+            await self._service.store.write([opened, kept])
+        except StoreConflict as conflict:
+            return await self._conflict(conflict, context.transaction_id, exchange.digest)
         return answer
 
     async def _give_up(
@@ -356,6 +372,15 @@ def _fault_of(error: Exception) -> CmpError:
         return _BUSY
     _log.error("unforeseen error", exc_info=error)
     return _BROKEN
+
+
+def _changes_status(context: Context) -> bool:
+    """Whether a request would have changed the status of certificates, or who may change it."""
+    if context.request.requester.state is CertificateState.REVOKED:  # nothing is ever granted to it
+        return False
+    envelope = context.request.envelope
+    brings_passphrase = envelope.header.info(ID_IT_REV_PASSPHRASE) is not None
+    return envelope.body_name == "rr" or brings_passphrase or ID_IT_REV_PASSPHRASE in envelope.body
 
 
 def _version_fault(header: Header) -> UnsupportedVersion | None:

@@ -452,3 +452,17 @@ def test_what_is_published_on_a_port_alone_is_for_this_machine_alone(text: str, 
 def test_an_address_to_publish_on_has_a_port(text: str):
     with pytest.raises(ValueError, match="want "):
         publish_address(text)
+
+
+def test_the_file_of_the_ocsp_signer_is_one_of_its_own(tmp_path: Path) -> None:
+    for key, value in (("ca.key", "ca.key.pem"), ("store.secrets_key", "store.key"), ("cmp.certificate", "cmp.pem")):
+        document = {
+            "ca": {"certificate": "ca.pem", "key": "ca.key.pem"},
+            "cmp": {"certificate": "cmp.pem", "key": "cmp.key.pem"},
+            "store": {"path": "cmpd.db", "secrets_key": "store.key"},
+            "tcp": [{"listen": "127.0.0.1:0"}],
+            "profile": {"default": {}},
+            "ocsp": {"signer": value},
+        }
+        with pytest.raises(ConfigError, match=f"ocsp: signer: names the same file as {key}"):
+            parse(document, tmp_path)

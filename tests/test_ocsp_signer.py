@@ -25,7 +25,7 @@ from cmpd.config_status import OcspConfig
 from cmpd.env import Env
 from cmpd.errors import StoreConflict, StoreError
 from cmpd.ocsp import OcspResponder, OcspSigner
-from cmpd.ocsp_signer import PURPOSE, SignerKeeper, record_service_certificate
+from cmpd.ocsp_signer import MARK, PURPOSE, SignerKeeper, record_service_certificate
 from cmpd.outline import outline
 from cmpd.records import CertificateState, ServiceCertificate
 from cmpd.signing import file
@@ -465,9 +465,9 @@ async def test_a_damaged_file_is_made_anew(damage: str, tmp_path: Path, caplog: 
         "cut in the key": good[: key + 100],
         "without key": good[:key],
         "spoilt": good[: key + 200] + bytes((good[key + 200] ^ 1,)) + good[key + 201 :],
-        "not PEM": bytes(range(256)),
+        "not PEM": MARK + bytes(range(256)),
         "key of another": good[:key] + other,
-        "cmp": cmp_file() if damage == "cmp" else b"",
+        "cmp": MARK + cmp_file() if damage == "cmp" else b"",
     }[damage]
     path.write_bytes(octets)
     made = await keeper(path, CA).load_or_make()
@@ -478,6 +478,24 @@ async def test_a_damaged_file_is_made_anew(damage: str, tmp_path: Path, caplog: 
         x509.load_der_x509_certificate(CA.certificate)
     )
     assert serial_of(await keeper(path, CA).load_or_make()) == serial_of(made)
+
+
+@pytest.mark.parametrize("what", ["key", "certificate", "JSON", "directory"])
+async def test_what_was_named_by_mistake_is_never_replaced(
+    what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "precious"
+    octets = {
+        "key": encrypted_pem(same_kind(private_key("p256")), PASSPHRASE, counting_env()),
+        "certificate": cmp_file(),
+        "JSON": b"{}",
+        "directory": b"",
+    }[what]
+    path.mkdir() if what == "directory" else path.write_bytes(octets)
+    made = await keeper(path, CA).load_or_make()
+    assert made is not None, "it is used from memory"
+    assert "is there and is no OCSP signer; move it away or name another file" in caplog.text
+    assert path.is_dir() if what == "directory" else path.read_bytes() == octets
 
 
 async def test_the_one_of_an_earlier_ca_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

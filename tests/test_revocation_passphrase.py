@@ -499,3 +499,38 @@ async def test_nobody_takes_the_subject_key_identifier_of_another_certificate() 
     assert answers(await bring(world, victim, to_certificate(key_id=None))) == [(REV_PASSPHRASE, None)]
     own = to_certificate(key_id=stranger.certificate.key_identifier)
     assert answers(await bring(world, stranger, own)) == [(REV_PASSPHRASE, None)]
+
+
+# --- what was refused ------------------------------------------------------------------------------------------------
+
+
+async def test_an_rr_that_was_refused_for_its_passphrase_is_not_granted_when_it_comes_again() -> None:
+    world = new_world()
+    device = await world.add_secret(may_revoke=True)
+    holder = await world.holder(device)
+    for number in range(16):
+        await bring(world, device, to_certificate(key_id=bytes((number,))))
+    content = der.seq(rev_details(holder.certificate, 6))
+    asked = protect("rr", content, device.protector(world.env), world.env, info=[to_certificate()], pvno=3)
+    refused = await world.ask(asked, device)
+    assert failure(refused) == "badRequest"
+    del world.store._tables.passphrases[b"\x00"]
+    for later in (100, 100_000):
+        world.clock.now += later
+        assert (await world.ask(asked, device)).body == "error"
+        await world.store.purge(int(world.clock.now) - 86_400, 100)
+    assert (await world.record(holder)).state is CertificateState.CONFIRMED
+
+
+async def test_a_passphrase_that_was_refused_does_not_take_the_place_of_a_later_one() -> None:
+    world = new_world()
+    device = await world.add_secret(may_revoke=True)
+    for _ in range(MAX_FAILURES):
+        world.service.attempts.failed(1, world.clock.now)
+    old = request(world, device, to_certificate(b"an old passphrase"), pvno=3)
+    refused = await world.ask(old, device)
+    assert failure(refused) == "badRequest"
+    world.service.attempts.__init__()  # type: ignore[misc]
+    await bring(world, device, to_certificate(b"a new passphrase"))
+    assert (await world.ask(old, device)).envelope.der == refused.envelope.der
+    assert kept(world) == {KEY_ID: b"a new passphrase"}

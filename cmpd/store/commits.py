@@ -246,23 +246,23 @@ class GroupCommit:
         (version,) = database.execute("PRAGMA data_version").fetchone()
         if version == self._data_version:
             return
-        is_new, self._data_version = self._data_version is None, version
-        self.generation += 1
-        before, (entities, last) = self._seen, database.execute(_CHANGES).fetchone()
-        self._seen = entities, last
-        if is_new or entities != before[0]:
-            self._staleness.everything(self.generation)
-            return
-        rows = database.execute("SELECT serial FROM status_change WHERE id > ?", (before[1],))
-        self._staleness.ended([serial for (serial,) in rows.fetchmany(_MOST_FOREIGN)], self.generation)
-        if rows.fetchone() is not None:
-            self._staleness.everything(self.generation)
+        (entities, last), generation = database.execute(_CHANGES).fetchone(), self.generation + 1
+        rows = database.execute("SELECT serial FROM status_change WHERE id > ?", (self._seen[1],))
+        serials = [serial for (serial,) in rows.fetchmany(_MOST_FOREIGN + 1)]
+        if self._data_version is None or entities != self._seen[0] or len(serials) > _MOST_FOREIGN:
+            self._staleness.everything(generation)
+        else:
+            self._staleness.ended(serials, generation)
+        self._seen, self._data_version = (entities, last), version
+        # Last: what was read under this number saw all that is told by it, though others go on writing meanwhile.
+        self.generation = generation
 
     def _commit(self, database: sqlite3.Connection, batch: list[Unit]) -> list[Outcome]:
-        cursor = database.cursor()
+        cursor, seen = database.cursor(), self._seen
         try:
             cursor.execute("BEGIN IMMEDIATE")
             self._look(database)
+            seen = self._seen
             # What this batch changes must not count before it can be read: else a caller could see the new number, read
             # the old records, and be believed.
             generation = self.generation
@@ -272,6 +272,9 @@ class GroupCommit:
             else:
                 outcomes, generation = self._apply_one_by_one(database, cursor, batch, ended)
             cursor.execute("COMMIT")
+        except BaseException:
+            self._seen = seen  # our own changes are undone
+            raise
         finally:
             if database.in_transaction:
                 database.execute("ROLLBACK")

@@ -341,6 +341,9 @@ def _take_lock(path: Path) -> int:
     """Lock the file beside the database; the system lets go of it when the process ends, however it ends."""
     name = Path(f"{path}.lock")
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if os.geteuid() == 0 and path.exists():  # a command of root must not keep out the server, which runs as another
+        owner = path.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
     for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,13 +1,15 @@
 """Which decisions are out of date when they are written (store/base.py): what `rests_on` says, for every store."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from cmpd.changes import MoveCertificate, OpenTransaction
-from cmpd.errors import StaleRead
+from cmpd.errors import StaleRead, StoreError
 from cmpd.records import CertificateState
 from cmpd.store import commits
 from cmpd.store.base import Staleness, Store
@@ -125,3 +127,56 @@ def test_more_than_can_be_remembered_makes_everything_stale() -> None:
     staleness.ended([octets(10_001, 14)], 10_001)
     assert staleness.is_stale(10_000, 10_001, [octets(5, 14)])
     assert not staleness.is_stale(10_001, 10_001, [octets(5, 14)])
+
+
+async def test_a_commit_that_fails_hides_nothing_that_another_process_writes(
+    two: tuple[SqliteStore, SqliteStore],
+) -> None:
+    mine, other = two
+    owner = await mine.add_entity(entity())
+    for number in (1, 2):
+        await mine.write([*opening(number, owner), *answer(number)])
+    connection = mine._writer._connection
+    assert connection is not None
+
+    def deny_commit(action: int, what: str | None, *_: str | None) -> int:
+        return sqlite3.SQLITE_DENY if (action, what) == (sqlite3.SQLITE_TRANSACTION, "COMMIT") else sqlite3.SQLITE_OK
+
+    await connection.run(lambda database: database.set_authorizer(deny_commit))
+    for undone in (mine.add_entity(entity("undone")), mine.write([revoke(2)])):
+        with pytest.raises(StoreError, match="not authorized"):
+            await undone
+    await connection.run(lambda database: database.set_authorizer(None))
+    before = await mine.refresh()
+    await other.write([revoke(1)])
+    with pytest.raises(StaleRead):
+        await mine.write([OpenTransaction(transaction(9, owner))], as_of=before, rests_on=[octets(1, 14)])
+    before = mine.generation
+    await other.disable_entity(owner.reference)
+    with pytest.raises(StaleRead):
+        await mine.write([OpenTransaction(transaction(9, owner))], as_of=before, rests_on=())
+
+
+async def test_what_another_process_writes_while_its_changes_are_looked_at_is_noticed(
+    two: tuple[SqliteStore, SqliteStore],
+) -> None:
+    mine, _ = two
+    first, second = await mine.add_entity(entity()), await mine.add_entity(entity("second"))
+    connection, began = mine._writer._connection, []
+    assert connection is not None
+
+    def disable(reference: str) -> None:
+        with closing(sqlite3.connect(mine._path)) as database, database:
+            database.execute("UPDATE entity SET disabled = 1 WHERE reference = ?", (reference,))
+
+    def meanwhile(statement: str) -> None:
+        if "entity_changes" in statement and not began:
+            began.append(mine.generation)  # a request reads the generation, and then the entity
+            disable(first.reference)
+
+    await connection.run(lambda database: database.set_trace_callback(meanwhile))
+    disable(second.reference)
+    await mine.refresh()
+    assert began
+    with pytest.raises(StaleRead):
+        await mine.write([OpenTransaction(transaction(9, first))], as_of=began[0], rests_on=())
