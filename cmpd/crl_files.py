@@ -52,6 +52,8 @@ class CrlFiles:
             if x509.load_der_x509_crl(octets).is_signature_valid(key):
                 return octets
             reason = "it is not this CA's"
+        except FileNotFoundError:  # as with every new CA
+            return None
         except (OSError, ValueError, TypeError) as error:
             reason = str(error)
         if (text := f"crl: {path} is made anew ({reason})") != self._said:  # while it cannot be, once
