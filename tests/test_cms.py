@@ -253,9 +253,13 @@ def test_nothing_is_encrypted_to_a_certificate_that_is_not_for_that() -> None:
 
 
 async def fault(value: bytes, **how: Any) -> CmpError:
-    with pytest.raises(CmpError) as caught:
-        await opened(value, **how)
-    return caught.value
+    """Once in 256 times the padding of what a random key has decrypted looks right: then it is tried again."""
+    for _ in range(5):
+        try:
+            await opened(value, **how)
+        except CmpError as error:
+            return error
+    pytest.fail("it was opened")
 
 
 async def test_every_failed_decryption_has_one_class_and_one_text() -> None:
