@@ -95,7 +95,7 @@ def claim_taken_back(transaction_id: bytes) -> None:
 
 
 def passphrase_received(key_id: bytes, reference: str, transaction_id: bytes) -> None:
-    """A revocation passphrase came and is about to be kept; what is written of its request says whether it was."""
+    """A revocation passphrase came and is kept."""
     _log.info(
         "revocation passphrase received keyId=%s entity=%r transaction=%s",
         key_id.hex(),

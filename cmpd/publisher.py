@@ -32,6 +32,7 @@ from cmpd.crl import CrlEntries, CrlTemplate, read_head
 from cmpd.crl_files import DELTA_NAME, FULL_NAME, CrlFiles, FilesError
 from cmpd.env import Env
 from cmpd.errors import CmpdError, CmpError, StoreConflict, StoreError
+from cmpd.failures import Failures
 from cmpd.records import CrlRecord, Publication, StatusChange
 from cmpd.status import OPERATOR
 from cmpd.store.base import Store
@@ -40,8 +41,6 @@ _log = logging.getLogger("cmpd.publisher")
 _T = TypeVar("_T")
 
 _TICK: Final = 1.0
-_MAX_PAUSE: Final = 60.0
-_MAX_CAUSES: Final = 100
 _PAGE: Final = 250
 """Rows that are read and encoded in one piece: less than a millisecond of the loop's time."""
 _LARGE: Final = 2_000
@@ -95,8 +94,8 @@ class Publisher:
         self._issuing = asyncio.Lock()
         self._woken = asyncio.Event()
         self._told = -1  # id of the last change that the audit log was told of, if an operator made it
-        self._failures = _Failures(env, _NOT_ISSUED)
-        self._file_failures = _Failures(env, _NOT_WRITTEN)
+        self._failures = Failures(env, _NOT_ISSUED, _log)
+        self._file_failures = Failures(env, _NOT_WRITTEN, _log)
 
     @property
     def full(self) -> bytes | None:
@@ -412,39 +411,3 @@ def _log_issued(
         len(delta or b""),
         milliseconds,
     )
-
-
-class _Failures:
-    """Says each cause once, and how long to wait before the next try: 1, 2, 4 ... 60 seconds."""
-
-    def __init__(self, env: Env, text: str) -> None:
-        """`text`: with %s, the cause."""
-        self._env = env
-        self._text = text
-        self._causes: set[str] = set()
-        self._count = 0
-        self._last = 0.0
-
-    def add(self, error: Exception) -> None:
-        """Another try has failed."""
-        self._count += 1
-        self._last = self._env.now()
-        cause = f"{type(error).__name__}: {error}"
-        if cause in self._causes or len(self._causes) >= _MAX_CAUSES:
-            return
-        self._causes.add(cause)
-        is_expected = isinstance(error, CmpdError)
-        _log.error(self._text, error if is_expected else cause, exc_info=None if is_expected else error)
-
-    def clear(self) -> None:
-        """A try has gone well."""
-        self._count = 0
-        self._causes.clear()
-
-    def pause(self) -> float:
-        """Seconds until the next try, 0 = now."""
-        if self._count == 0:
-            return 0.0
-        whole = min(2.0 ** min(self._count - 1, 10), _MAX_PAUSE)
-        left = self._last + whole - self._env.now()
-        return left if 0 < left <= whole else 0.0  # more: the clock was set back

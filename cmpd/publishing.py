@@ -7,7 +7,6 @@ served: CRLs and the OCSP signer repair themselves later, with a line in the log
 
 import asyncio
 import contextlib
-import logging
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,8 +23,6 @@ from cmpd.signing.file import pem
 from cmpd.store.base import Store
 from cmpd.threads import Offloader
 from cmpd.transport.publish import PublishLimits, PublishServer, Sources
-
-_log = logging.getLogger("cmpd")
 
 _MAX_WAITING: Final = 64
 _FINISH_SECONDS: Final = 5.0

@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from cmpd import audit, protection
 from cmpd.asn1.der import SEQUENCE, tlv
-from cmpd.changes import AddResponse, Change, OpenTransaction
+from cmpd.changes import AddResponse, Change, OpenTransaction, SetRevocationPassphrase
 from cmpd.errors import (
     BadRequest,
     BadTime,
@@ -49,7 +49,7 @@ from cmpd.message import (
     encode_protected_part,
 )
 from cmpd.protection.base import Credentials, Protector, VerifiedRequest
-from cmpd.records import CertificateState, TransactionRecord
+from cmpd.records import TransactionRecord
 from cmpd.replies import error_body, pkiconf_body
 from cmpd.transaction import CONTINUES, check_header
 
@@ -232,6 +232,7 @@ class Responder:
             raise
         if reply.after_write is not None:
             reply.after_write()
+        _tell_of_passphrases(context, (*reply.changes, *passphrase))
         return answer
 
     async def _refuse_for_good(self, fault: CmpError, exchange: "_Exchange", context: Context) -> bytes | None:
@@ -239,7 +240,7 @@ class Responder:
         answer = await self._refuse(fault, exchange)
         if context.record is not None:
             return answer
-        opened = OpenTransaction(context.transaction(keeps_id=True))
+        opened = OpenTransaction(context.transaction(keeps_id=context.may_be_granted))
         kept = AddResponse(context.transaction_id, exchange.digest, answer)
         try:
             await self._service.store.write([opened, kept])
@@ -376,11 +377,17 @@ def _fault_of(error: Exception) -> CmpError:
 
 def _changes_status(context: Context) -> bool:
     """Whether a request would have changed the status of certificates, or who may change it."""
-    if context.request.requester.state is CertificateState.REVOKED:  # nothing is ever granted to it
-        return False
     envelope = context.request.envelope
-    brings_passphrase = envelope.header.info(ID_IT_REV_PASSPHRASE) is not None
-    return envelope.body_name == "rr" or brings_passphrase or ID_IT_REV_PASSPHRASE in envelope.body
+    if envelope.body_name == "genm" and ID_IT_REV_PASSPHRASE in envelope.body:
+        return True
+    return envelope.body_name == "rr" or envelope.header.info(ID_IT_REV_PASSPHRASE) is not None
+
+
+def _tell_of_passphrases(context: Context, changes: Sequence[Change]) -> None:
+    reference = context.request.requester.entity.reference
+    for change in changes:
+        if isinstance(change, SetRevocationPassphrase):
+            audit.passphrase_received(change.passphrase.key_id, reference, context.transaction_id)
 
 
 def _version_fault(header: Header) -> UnsupportedVersion | None:

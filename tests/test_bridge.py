@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import http.client
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from cmpd.asn1 import der
 from cmpd.transport.base import Peer, Respond
 from cmpd.transport.tcp import TcpServer
 from tests.bridge import Bridge, ThreadBridge
-
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
+from tests.support import needs_openssl
 
 
 def rejection(request: bytes) -> bytes:
@@ -117,7 +115,7 @@ async def test_tcp_connection_that_the_server_has_closed_is_made_again() -> None
             return client.getresponse().read()
 
         first = await asyncio.to_thread(ask)
-        for connection in list(server._connections):
+        for connection in list(server._admission.connections):
             connection.cut("test")
         assert await asyncio.to_thread(ask) != first
         client.close()

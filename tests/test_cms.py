@@ -1,7 +1,6 @@
 """EncryptedKey: what openssl and cryptography encrypt is opened, what is built here they open, all else is refused."""
 
 import random
-import shutil
 import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -40,14 +39,13 @@ from cmpd.signing import file as signing_file
 from cmpd.signing.file import encrypted_pem
 from cmpd.signing.recipient import MAX_USES, RsaRecipient, load_recipient
 from tests.hostile.mutate import positions, splice
+from tests.support import needs_openssl
 
 KEY = rsa.generate_private_key(65537, 2048)
 SECRET = b"shared secret"
 PLAIN = b"a revocation passphrase"
 PASSPHRASE = b"installation"
 LIMIT = 1024
-
-openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="want the openssl command")
 
 
 def make_certificate(
@@ -141,7 +139,7 @@ TO_CERTIFICATE = {
 }
 
 
-@openssl
+@needs_openssl
 @pytest.mark.parametrize("cipher", ["-aes128", "-aes192", "-aes256"])
 @pytest.mark.parametrize("how", TO_CERTIFICATE)
 async def test_what_openssl_encrypts_is_opened(tmp_path: Path, how: str, cipher: str) -> None:
@@ -168,7 +166,7 @@ async def test_what_cryptography_encrypts_is_opened() -> None:
 # --- what is built here -----------------------------------------------------------------------------------------------
 
 
-@openssl
+@needs_openssl
 @pytest.mark.parametrize("key_id", [None, b"\x00id"])
 async def test_openssl_opens_what_is_built_for_a_certificate(tmp_path: Path, key_id: bytes | None) -> None:
     value = envelope_for_certificate(PLAIN, CERTIFICATE, key_id, Env())

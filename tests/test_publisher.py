@@ -941,7 +941,7 @@ async def test_a_number_that_a_command_takes_meanwhile_is_left_to_it(world: Worl
             await write([AddCrl(CrlRecord(number, samples.NOW, samples.NOW, 0))])
         await write(changes, **options)
 
-    world.store.write = late  # type: ignore[method-assign]
+    world.store.write = late
     assert (await world.publisher.issue(scheduled=False)).number == 4
 
 
@@ -1003,7 +1003,7 @@ async def test_run_gathers_what_wakes_it(world: World) -> None:
         looks += 1
         return await publication()
 
-    world.store.publication = counted  # type: ignore[method-assign]
+    world.store.publication = counted
     task = asyncio.create_task(world.publisher.run())
     for serial in serials:
         await world.revoke(serial)
@@ -1168,7 +1168,7 @@ async def test_what_changes_while_pages_are_read_is_right(world: World, monkeypa
             await step()
         return (await revoked(**options))[: 1 if options["after"] else 2]
 
-    world.store.revoked = changing  # type: ignore[method-assign]
+    world.store.revoked = changing
     await world.publisher.issue(scheduled=True)
     assert next(steps, None) is None
     assert set(world.full.entries) == {serials[number] for number in (0, 2, 3, 5, 7, 8)}

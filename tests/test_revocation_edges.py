@@ -69,7 +69,7 @@ async def test_an_rr_of_a_revoked_certificate_leaves_nothing_for_ever(world: Wor
     await world.rr(holder, rev_details(holder.certificate))
     for _ in range(3):
         assert (await world.rr(holder, rev_details(holder.certificate))).outcomes() == ["certRevoked"]
-    before = len(world.store._tables.transactions)  # type: ignore[attr-defined]
+    before = len(world.store._tables.transactions)
     world.clock.now += 100_000
     assert await world.store.purge(int(world.clock.now), 100) == before
-    assert len(world.store._tables.transactions) == before - 3  # type: ignore[attr-defined]
+    assert len(world.store._tables.transactions) == before - 3

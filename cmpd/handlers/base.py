@@ -13,7 +13,7 @@ from cmpd.frozen import frozen
 from cmpd.handlers.attempts import Attempts
 from cmpd.profiles import Profile
 from cmpd.protection.base import Offload, ProtectionPolicy, VerifiedRequest
-from cmpd.records import TransactionRecord, TransactionState
+from cmpd.records import CertificateState, TransactionRecord, TransactionState
 from cmpd.store.base import Store
 
 
@@ -122,6 +122,13 @@ class Context:
             ended_at=now if state is TransactionState.ENDED else None,
             keeps_id=keeps_id,
         )
+
+    @property
+    def may_be_granted(self) -> bool:
+        """Whether anything ever will be: to the holder of a revoked certificate nothing is, whenever he asks, so a
+        replay of his does no harm. He must not fill the database.
+        """
+        return self.request.requester.state is not CertificateState.REVOKED
 
     @property
     def rests_on(self) -> tuple[bytes, ...]:

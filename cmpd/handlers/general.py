@@ -19,7 +19,7 @@ from cmpd.asn1.oids import contents
 from cmpd.asn1.strict import load_strict
 from cmpd.changes import Change, OpenTransaction
 from cmpd.config_status import CRL_PATH
-from cmpd.errors import BadDataFormat, BadRequest, NotAuthorized
+from cmpd.errors import BadDataFormat, BadRequest
 from cmpd.frozen import frozen
 from cmpd.handlers.base import Context, Reply
 from cmpd.handlers.passphrase import receive
@@ -48,9 +48,7 @@ class _Answer:
 
 async def handle(context: Context) -> Reply:
     """The answer to a genm. What cannot be read, or is wrong for its infoType, is refused as a whole."""
-    requester, envelope = context.request.requester, context.request.envelope
-    if requester.passphrase is not None:
-        raise NotAuthorized("genm: a revocation passphrase is good for rr alone")
+    envelope = context.request.envelope
     items = _read(envelope.body) or _everything(context)
     answers = [await INFO_TYPES[item.type](context, item.value) for item in items if item.type in INFO_TYPES]
     unknown = [der.tlv(der.OID, item.type) for item in items if item.type not in INFO_TYPES]
@@ -141,7 +139,7 @@ async def _newer_crls(context: Context, value: bytes | None) -> _Answer:
 
 async def _revocation_passphrase(context: Context, value: bytes | None) -> _Answer:
     """Section 5.3.19.9: the OID alone says that it is kept."""
-    return _Answer(_item(ID_IT_REV_PASSPHRASE, None), await receive(context, value))
+    return _Answer(_item(ID_IT_REV_PASSPHRASE, None), (await receive(context, value),))
 
 
 INFO_TYPES: Final[dict[bytes, Callable[[Context, bytes | None], Awaitable[_Answer]]]] = {

@@ -14,13 +14,12 @@ Rules that are decided here:
 
 from typing import Final
 
-from cmpd import audit
 from cmpd.asn1 import der
 from cmpd.asn1.names import same_name
 from cmpd.changes import SetRevocationPassphrase
 from cmpd.cms import CannotDecrypt, DerivationLimits, KeyTransport, RecipientId, open_encrypted_key, read_encrypted_key
 from cmpd.credentials import passphrase_reference
-from cmpd.errors import BadDataFormat, BadRequest, CmpError, NotAuthorized
+from cmpd.errors import BadDataFormat, BadRequest, NotAuthorized
 from cmpd.handlers.base import Context, Recipient
 from cmpd.message import HIGHEST_PVNO, ID_IT_REV_PASSPHRASE
 from cmpd.outline import outline
@@ -59,24 +58,14 @@ async def receive_in_header(context: Context) -> tuple[SetRevocationPassphrase, 
     waits = context.record is not None and context.record.state is TransactionState.CONFIRMING
     if body == "pkiconf" or (body == "error" and not waits):  # nothing is answered, or nothing is written
         raise BadRequest(f"generalInfo revPassphrase: not taken in {body}; send it in genm")
-    return await receive(context, items[0].value)
+    return (await receive(context, items[0].value),)
 
 
-async def receive(context: Context, value: bytes | None) -> tuple[SetRevocationPassphrase, ...]:
+async def receive(context: Context, value: bytes | None) -> SetRevocationPassphrase:
     """What keeps a passphrase. `value`: DER of infoValue, an EncryptedKey. CmpError if it cannot be taken.
 
-    () if it cannot, but the transactionID of this first message is in use: a repeated request gets its answer from
-    before, though the certificate that signed it may be revoked by now. The handler must open a transaction then.
+    Also a repeated request is judged anew, and may be refused by now; the responder gives it its answer from before.
     """
-    try:
-        return (await _receive(context, value),)
-    except CmpError:
-        if context.record is None and await context.service.store.find_transaction(context.transaction_id) is not None:
-            return ()
-        raise
-
-
-async def _receive(context: Context, value: bytes | None) -> SetRevocationPassphrase:
     service, requester = context.service, context.request.requester
     if service.sealer is None:
         raise BadRequest("revPassphrase: this server takes none")
@@ -106,7 +95,6 @@ async def _receive(context: Context, value: bytes | None) -> SetRevocationPassph
         )
     await _check_free(context, key_id, entity_id, subject)
     sealed = service.sealer.seal(passphrase, passphrase_reference(key_id))
-    audit.passphrase_received(key_id, requester.entity.reference, context.transaction_id)
     kept = RevocationPassphrase(key_id, entity_id, subject, sealed, int(service.env.now()))
     return SetRevocationPassphrase(kept, MAX_KEPT, context.transaction_id)
 

@@ -58,15 +58,13 @@ class _Decision:
 
 async def handle(context: Context) -> Reply:
     """The answer to an rr: rp. StoreConflict and StaleRead are the responder's to handle."""
-    requester = context.request.requester
     decisions = await _decide_all(context)
     changes = [decision.change for decision in decisions if decision.change is not None]
     return Reply(
         BODY_TYPES["rp"],
         rev_rep_body([decision.result for decision in decisions]),
-        # Also what was refused may not come again later, when it would be granted. To the holder of a revoked
-        # certificate nothing ever is, and he must not fill the database.
-        (OpenTransaction(context.transaction(keeps_id=requester.state is not CertificateState.REVOKED)), *changes),
+        # Also what was refused may not come again later, when it would be granted.
+        (OpenTransaction(context.transaction(keeps_id=context.may_be_granted)), *changes),
         after_write=lambda: _tell(context, decisions),
     )
 

@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 from aiohttp import web
 
 from cmpd.env import Env
+from cmpd.transport.admission import Admission
 
 log = logging.getLogger("cmpd.transport.http")
 
@@ -32,7 +33,6 @@ _PIECE: Final = 131_072
 """Octets that are written at a time: more than aiohttp (and uvloop, asyncio) takes without waiting for the peer."""
 _READ_OCTETS: Final = 65_536
 _LINGER_SECONDS: Final = 2.0
-_REFUSED_LOG_SECONDS: Final = 10.0
 _CUT_SECONDS: Final = 1.0
 
 
@@ -86,12 +86,11 @@ class HttpServer:
         self._answer = answer
         self._env = env
         self._servers: list[asyncio.Server] = []
-        self._connections: set[Connection] = set()
-        self._per_address: dict[str, int] = {}
+        self._admission: Admission[Connection] = Admission(
+            limits.max_connections, limits.max_connections_per_address, clock=lambda: self.loop.time(), log=log
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._refused = 0
-        self._refused_logged = -inf
         self._sweep_seconds = min(max(limits.request_seconds / 8, 0.01), 1.0)
 
     @property
@@ -103,7 +102,7 @@ class HttpServer:
     @property
     def connections(self) -> int:
         """How many connections there are."""
-        return len(self._connections)
+        return len(self._admission.connections)
 
     async def start(self, host: str, port: int) -> None:
         """Listen; OSError if that fails."""
@@ -122,11 +121,11 @@ class HttpServer:
         for server in self._servers:
             server.close()
         self._servers.clear()
-        for connection in list(self._connections):
+        for connection in list(self._admission.connections):
             connection.drain()
         if not await self._wait_until_gone(seconds):
-            log.warning("drain: %d connections are cut after %g seconds", len(self._connections), seconds)
-            for connection in list(self._connections):
+            log.warning("drain: %d connections are cut after %g seconds", len(self._admission.connections), seconds)
+            for connection in list(self._admission.connections):
                 connection.cut("the server stops")
             for task in list(self._tasks):
                 task.cancel()
@@ -139,7 +138,7 @@ class HttpServer:
     async def _wait_until_gone(self, seconds: float) -> bool:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while self._connections or self._tasks:
+        while self._admission.connections or self._tasks:
             if loop.time() >= end:
                 return False
             await asyncio.sleep(0.01)
@@ -149,42 +148,15 @@ class HttpServer:
 
     def acquire(self, connection: "Connection") -> bool:
         """Count a new connection, or say that it must be closed."""
-        here = self._per_address.get(connection.host, 0)
-        if self.draining:
-            return False
-        if len(self._connections) >= self.limits.max_connections:
-            self._log_refused(connection, f"there are {self.limits.max_connections} (max_connections)")
-            return False
-        if here >= self.limits.max_connections_per_address:
-            self._log_refused(connection, f"its address has {here} (max_connections_per_address)")
-            return False
-        self._connections.add(connection)
-        self._per_address[connection.host] = here + 1
-        return True
+        return not self.draining and self._admission.acquire(connection, connection.host, connection.address)
 
     def release(self, connection: "Connection") -> None:
         """Forget a connection, if `acquire` counted it."""
-        if connection not in self._connections:
-            return
-        self._connections.remove(connection)
-        here = self._per_address[connection.host] - 1
-        if here:
-            self._per_address[connection.host] = here
-        else:
-            del self._per_address[connection.host]
-
-    def _log_refused(self, connection: "Connection", why: str) -> None:
-        self._refused += 1
-        now = self.loop.time()
-        if now - self._refused_logged >= _REFUSED_LOG_SECONDS:
-            text = "%s: connection refused: %s; %d refused since the last such line"
-            log.warning(text, connection.address, why, self._refused)
-            self._refused = 0
-            self._refused_logged = now
+        self._admission.release(connection)
 
     def _sweep(self) -> None:
         now = self.loop.time()
-        for connection in [one for one in self._connections if one.deadline <= now]:
+        for connection in [one for one in self._admission.connections if one.deadline <= now]:
             connection.check()
         self._sweeper = self.loop.call_later(self._sweep_seconds, self._sweep)
 

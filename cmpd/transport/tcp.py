@@ -8,9 +8,9 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from math import inf
 from typing import Final
 
+from cmpd.transport.admission import Admission
 from cmpd.transport.base import Respond
 from cmpd.transport.tcp_connection import LINGER_SECONDS, Connection, TcpLimits
 
@@ -19,7 +19,6 @@ __all__ = ["TcpLimits", "TcpServer"]
 log = logging.getLogger("cmpd.transport.tcp")
 
 _BACKLOG: Final = 1024
-_REFUSED_LOG_SECONDS: Final = 10.0
 _CUT_SECONDS: Final = 1.0
 
 
@@ -39,12 +38,14 @@ class TcpServer:
         self.clock: Callable[[], float]
         self._given_clock = clock
         self._servers: list[asyncio.Server] = []
-        self._connections: set[Connection] = set()
-        self._per_address: dict[str, int] = {}
+        self._admission: Admission[Connection] = Admission(
+            self.limits.max_connections,
+            self.limits.max_connections_per_address,
+            clock=lambda: self.clock(),
+            log=log,
+        )
         self._sweeper: asyncio.TimerHandle | None = None
         self._gone = asyncio.Event()
-        self._refused = 0
-        self._refused_logged = -inf
         shortest = min(self.limits.partial_frame_seconds, self.limits.idle_seconds, self.limits.send_seconds)
         self._sweep_seconds = min(max(shortest / 8, 0.01), LINGER_SECONDS / 4)
 
@@ -57,7 +58,7 @@ class TcpServer:
     @property
     def connections(self) -> int:
         """How many connections there are (with those that are gone but whose requests are still worked on)."""
-        return len(self._connections)
+        return len(self._admission.connections)
 
     async def start(self, listen: Sequence[tuple[str, int] | socket.socket]) -> None:
         """Listen on each (host, port) or ready-made listening socket; OSError and no listener at all if one fails."""
@@ -82,10 +83,10 @@ class TcpServer:
         """
         self.draining = True
         self._stop_listening()
-        for connection in list(self._connections):
+        for connection in list(self._admission.connections):
             connection.drain()
         if not await self._wait_until_gone(seconds):
-            left = list(self._connections)
+            left = list(self._admission.connections)
             log.warning("drain: %d connections are cut after %g seconds", len(left), seconds)
             for connection in left:
                 connection.cut("the server stops")
@@ -93,13 +94,13 @@ class TcpServer:
             for connection in left:
                 connection.cancel()
             if not await self._wait_until_gone(_CUT_SECONDS):
-                log.warning("drain: %d requests do not end", len(self._connections))
+                log.warning("drain: %d requests do not end", len(self._admission.connections))
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
 
     async def _wait_until_gone(self, seconds: float) -> bool:
-        while self._connections:
+        while self._admission.connections:
             self._gone.clear()
             try:
                 async with asyncio.timeout(seconds):
@@ -118,41 +119,16 @@ class TcpServer:
 
     def acquire(self, connection: Connection) -> bool:
         """Count a new connection, or say that it must be closed."""
-        here = self._per_address.get(connection.host, 0)
-        if self.draining:
-            return False
-        if len(self._connections) >= self.limits.max_connections:
-            self._log_refused(connection, f"there are {self.limits.max_connections} (max_connections)")
-            return False
-        if here >= self.limits.max_connections_per_address:
-            self._log_refused(connection, f"its address has {here} (max_connections_per_address)")
-            return False
-        self._connections.add(connection)
-        self._per_address[connection.host] = here + 1
-        return True
+        return not self.draining and self._admission.acquire(connection, connection.host, connection.peer.address)
 
     def release(self, connection: Connection) -> None:
         """Forget a connection that `acquire` counted."""
-        self._connections.discard(connection)
-        here = self._per_address[connection.host] - 1
-        if here:
-            self._per_address[connection.host] = here
-        else:
-            del self._per_address[connection.host]
-        if not self._connections:
+        self._admission.release(connection)
+        if not self._admission.connections:
             self._gone.set()
-
-    def _log_refused(self, connection: Connection, why: str) -> None:
-        self._refused += 1
-        now = self.clock()
-        if now - self._refused_logged >= _REFUSED_LOG_SECONDS:
-            address = connection.peer.address
-            log.warning("%s: connection refused: %s; %d refused since the last such line", address, why, self._refused)
-            self._refused = 0
-            self._refused_logged = now
 
     def _sweep(self) -> None:
         now = self.clock()
-        for connection in [c for c in self._connections if c.deadline <= now]:
+        for connection in [c for c in self._admission.connections if c.deadline <= now]:
             connection.check(now)
         self._sweeper = self.loop.call_later(self._sweep_seconds, self._sweep)

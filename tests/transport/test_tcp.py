@@ -111,7 +111,7 @@ class Site:
         return client
 
     def connection(self) -> Any:
-        (connection,) = self.server._connections
+        (connection,) = self.server._admission.connections
         return connection
 
 
@@ -696,7 +696,7 @@ async def test_drain_closes_idle_connections_at_once_and_lets_the_others_finish_
         request = tcpmsg.pki_req(b"fffff")
         begun.send(request[:9])
         await until(lambda: site.responder.running == 4 and len(site.responder.done) == 1)
-        await until(lambda: sum(c._decoder.partial for c in site.server._connections) == 1)
+        await until(lambda: sum(c._decoder.partial for c in site.server._admission.connections) == 1)
         drain = asyncio.create_task(site.server.drain(5))
         assert await idle.ended()
         with pytest.raises(ConnectionRefusedError):
