@@ -6,9 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 VAR := var
 LISTEN := 127.0.0.1:8829
+HTTP := 127.0.0.1:8830
 
 # Debian packages that some tests want; without them those tests are skipped (in CI: fail).
-TEST_PACKAGES := openssl systemd systemd-container
+TEST_PACKAGES := curl openssl systemd systemd-container
+
+# How the tests are spread. A worker for each core that this process may use, but at most 8: the tests start servers of
+# their own, and the slowest file sets the end anyway. A file stays on one worker, since its tests share a server; the
+# files go out in the order of their names and not by their number of tests, so that the slow ones begin early.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 HASHED := install --require-hashes --no-deps
@@ -28,7 +34,7 @@ setup: $(VENV)/.setup ## make .venv with cmpd and cmpc in it
 
 run: $(VENV)/.setup ## start a demonstration server and print the line that gets a certificate from it
 	@test -e $(VAR)/cmpd.toml || { echo "making a development CA in $(VAR)"; \
-		$(BIN)/cmpd init --dir $(VAR) --tcp $(LISTEN); }
+		$(BIN)/cmpd init --dir $(VAR) --tcp $(LISTEN) --http $(HTTP); }
 	@test -s $(VAR)/demo.secret || ( umask 077; \
 		$(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(24))' > $(VAR)/demo.secret )
 	@$(BIN)/cmpd entity show demo --config $(VAR)/cmpd.toml > /dev/null 2>&1 || \
@@ -36,7 +42,7 @@ run: $(VENV)/.setup ## start a demonstration server and print the line that gets
 	@exec $(BIN)/python -m tests.demo $(VAR) $(LISTEN)
 
 test: $(VENV)/.test lint ## check format, lint, types and imports, and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(VENV)/.test ## check format, lint, types and imports only
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ import logging
 
 from cmpd.certificates import time_text
 from cmpd.errors import CmpError
-from cmpd.records import CertificateState, Intent, StatusChange
+from cmpd.records import CertificateState, Intent, StatusChange, WaitingRequest
 
 _log = logging.getLogger("cmpd.audit")
 
@@ -101,4 +101,31 @@ def passphrase_received(key_id: bytes, reference: str, transaction_id: bytes) ->
         key_id.hex(),
         reference,
         transaction_id.hex(),
+    )
+
+
+def request_waits(waiting: WaitingRequest, reference: str) -> None:
+    """A request was good, and waits for an operator; `reference`: of the entity."""
+    _log.info(
+        "request waits for an operator reference=%08X body=%s profile=%s subjects=%r entity=%r transaction=%s",
+        waiting.reference,
+        waiting.body,
+        waiting.profile,
+        waiting.subjects,
+        reference,
+        waiting.transaction_id.hex(),
+    )
+
+
+def waiting_request_answered(waiting: WaitingRequest, expired: bool, address: str) -> None:
+    """Somebody at `address` came for the answer to a request that waited; lines before or after this say what was
+    issued. By the polling reference of tcp-messages anybody may come who knows it.
+    """
+    _log.info(
+        "waiting request answered reference=%08X decision=%s by=%r transaction=%s peer=%s",
+        waiting.reference,
+        "expired" if expired else waiting.decision,
+        waiting.decided_by,
+        waiting.transaction_id.hex(),
+        address,
     )

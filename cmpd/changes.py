@@ -10,11 +10,13 @@ from cmpd.frozen import frozen
 from cmpd.records import (
     CertificateState,
     CrlRecord,
+    Decision,
     Intent,
     RevocationPassphrase,
     ServiceCertificate,
     TransactionRecord,
     TransactionState,
+    WaitingRequest,
 )
 
 
@@ -165,6 +167,31 @@ class SetRevocationPassphrase:
     transaction_id: bytes = b""
 
 
+@frozen
+class AddWaiting:
+    """Keep a request that waits for an operator, in one unit with the OpenTransaction (WAITING) that opens its
+    transaction. StoreConflict("reference taken") if another request has its reference, ("too many waiting") if `limit`
+    requests wait already, ("too many waiting of one") if those of its entity are as many as there are places left: one
+    entity gets no more than half of them, and leaves some to all others.
+    """
+
+    waiting: WaitingRequest
+    limit: int
+
+
+@frozen
+class DecideWaiting:
+    """Record what an operator has decided; StoreConflict("not waiting") unless the request is undecided and has not
+    expired at `at`.
+    """
+
+    transaction_id: bytes
+    decision: Decision
+    at: int
+    by: str
+    text: str = ""
+
+
 Change = (
     OpenTransaction
     | MoveTransaction
@@ -180,4 +207,6 @@ Change = (
     | AddServiceCertificate
     | SignServiceCertificate
     | SetRevocationPassphrase
+    | AddWaiting
+    | DecideWaiting
 )

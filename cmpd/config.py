@@ -16,11 +16,11 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from cmpd import config_text
+from cmpd.config_doors import HttpConfig, LocalConfig, SpoolConfig, TcpConfig
 from cmpd.config_status import CrlConfig, OcspConfig, PublishConfig, RevocationConfig
 from cmpd.config_values import (
     DAY,
     DISTINCT,
-    HOUR,
     MINUTE,
     NOT_EMPTY,
     Attribute,
@@ -28,7 +28,6 @@ from cmpd.config_values import (
     Flag,
     KeyType,
     KeyUsage,
-    Listen,
     Purpose,
     SanType,
     Table,
@@ -108,33 +107,6 @@ class StoreConfig(Table):
     the database: without it the registered secrets are lost, and with a stolen database alone they cannot be read."""
 
 
-class TcpConfig(Table):
-    """A door for CMP over raw TCP (tcp-messages). There may be several [[tcp]]."""
-
-    listen: Listen
-    """"HOST:PORT" or "[IPv6]:PORT"; 127.0.0.1 is reached from this machine only, "0.0.0.0:829" opens it to all IPv4
-    networks, "[::]:829" to all networks. "systemd": the socket that the service manager passes (cmpd.socket), which is
-    the way to port 829 without root."""
-    max_message_octets: int = Field(default=262_144, strict=True, ge=4096, le=67_108_864)
-    """Longest message that is read, in octets."""
-    partial_frame_timeout: Annotated[int, span(1, HOUR)] = 30
-    """A message that has begun must have arrived after this time."""
-    idle_timeout: Annotated[int, span(1, 365 * DAY)] = HOUR
-    """A connection on which nothing happens is closed after this time."""
-    send_timeout: Annotated[int, span(1, HOUR)] = 60
-    """A peer that reads nothing of its answers for this time is dropped."""
-    max_connections: int = Field(default=10_000, strict=True, ge=1, le=1_000_000)
-    """Connections at the same time."""
-    max_connections_per_address: int = Field(default=1024, strict=True, ge=1, le=1_000_000)
-    """Connections at the same time from one address."""
-    max_in_flight: int = Field(default=32, strict=True, ge=1, le=4096)
-    """Requests of one connection that are worked on at the same time; reading pauses until one is answered."""
-    write_high_water: int = Field(default=262_144, strict=True, ge=4096, le=67_108_864)
-    """Octets of unread answers on one connection from which on nothing more is read from it."""
-    rfc2510: Flag = True
-    """Understand the framing of RFC 2510 (before version 10) and answer in kind."""
-
-
 class ProtectionConfig(Table):
     """What protection of messages is accepted."""
 
@@ -178,6 +150,13 @@ class EnrolmentConfig(Table):
     certificate_holder_may_ask_for: Literal["own", "constraint", "any"] = "own"
     """The subject that the holder of a certificate of this CA may ask for. "own": the same as in its certificate;
     "constraint": what its registered subject constraint allows; "any": every subject that the profile allows."""
+    approval_wait: Annotated[int, span(MINUTE, 365 * DAY)] = 30 * DAY
+    """How long a request of a profile with approval = true is kept for an operator's decision and for its requester to
+    come for the answer; afterwards it counts as rejected."""
+    check_after: Annotated[int, span(1, DAY)] = 30
+    """What the requester of such a request is told to wait before it asks again."""
+    max_waiting: int = Field(default=1000, strict=True, ge=1, le=1_000_000)
+    """Most requests that wait for an operator at the same time; one entity gets at most half of these places."""
     ca_pubs: Flag = True
     """Send the trust anchor in caPubs of an ip that is protected by a shared secret."""
 
@@ -224,6 +203,12 @@ class ProfileConfig(Table):
     """extendedKeyUsage that a request may name."""
     allow_key_reuse: Flag = True
     """Allow kur to ask for a new certificate with the old key."""
+    approval: Flag = False
+    """An operator has to approve each request (`cmpd request list`, approve, reject); meanwhile the requester is told
+    to ask again."""
+    await_confirmation: Flag = True
+    """Certificates wait for certConf, unless their requester asked for implicitConfirm. false: they are valid at once
+    also for clients that know neither (some legacy ones); a certConf that comes is answered as usual."""
 
     @field_validator("rsa_max_bits")
     @classmethod
@@ -297,7 +282,10 @@ class Config(Table):
     ca: CaConfig
     cmp: CmpConfig
     store: StoreConfig
-    tcp: Annotated[tuple[TcpConfig, ...], NOT_EMPTY]
+    tcp: tuple[TcpConfig, ...] = ()
+    http: Annotated[tuple[HttpConfig, ...], Field(validate_default=True)] = ()
+    spool: tuple[SpoolConfig, ...] = ()
+    local: LocalConfig = LocalConfig()
     protection: ProtectionConfig = ProtectionConfig()
     enrolment: EnrolmentConfig = EnrolmentConfig()
     revocation: RevocationConfig = RevocationConfig()
@@ -307,13 +295,21 @@ class Config(Table):
     profile: Annotated[dict[ProfileName, ProfileConfig], NOT_EMPTY]
     log: LogConfig = LogConfig()
 
-    @field_validator("tcp")
+    @property
+    def local_socket(self) -> Path:
+        """Where the socket of the local door is."""
+        return self.local.socket or self.store.path.with_name(f"{self.store.path.name}.sock")
+
+    @field_validator("http")
     @classmethod
-    def _addresses_differ(cls, value: tuple[TcpConfig, ...]) -> tuple[TcpConfig, ...]:
-        doors = [door.listen for door in value if not door.listen.endswith(":0")]
-        for door in doors:
-            if doors.count(door) > 1:
-                raise ValueError(f"two doors listen on {shown(door)}")
+    def _addresses_differ(cls, value: tuple[HttpConfig, ...], info: ValidationInfo) -> tuple[HttpConfig, ...]:
+        doors = (*info.data.get("tcp", ()), *value)
+        if not doors and "tcp" in info.data:
+            raise ValueError("want at least one [[tcp]] or [[http]], have none")
+        places = [door.listen for door in doors if door.enabled and not door.listen.endswith(":0")]
+        for place in places:
+            if places.count(place) > 1:
+                raise ValueError(f"two doors listen on {shown(place)}")
         return value
 
     @field_validator("ocsp")
@@ -335,10 +331,15 @@ class Config(Table):
 
     @field_validator("profile")
     @classmethod
-    def _has_default(cls, value: dict[str, ProfileConfig], info: ValidationInfo) -> dict[str, ProfileConfig]:
-        name = info.data["enrolment"].default_profile if "enrolment" in info.data else None
-        if name is not None and name not in value:
-            raise ValueError(f"enrolment.default_profile names {shown(name)}, and there is no [profile.{name}]")
+    def _has_defaults(cls, value: dict[str, ProfileConfig], info: ValidationInfo) -> dict[str, ProfileConfig]:
+        named = {"enrolment": info.data["enrolment"].default_profile} if "enrolment" in info.data else {}
+        for table in ("tcp", "http", "spool"):
+            named |= {f"{table}[{i}]": door.default_profile for i, door in enumerate(info.data.get(table, ()))}
+        if "local" in info.data:
+            named["local"] = info.data["local"].default_profile
+        for table, name in named.items():
+            if name is not None and name not in value:
+                raise ValueError(f"{table}.default_profile names {shown(name)}, and there is no [profile.{name}]")
         return value
 
 

@@ -1,7 +1,9 @@
 """What the operator reads about cmpd.toml: the mistakes in it, and the commented file that `cmpd init` writes.
 
 Both are derived from the models in config.py, which are handed in. A mistake is one line "path: wanted, found". In the
-template a line `#key = value` is the default that holds while the line is a comment.
+template a line `#key = value` is the default that holds while the line is a comment; of a list of tables that has no
+entry the head is a comment too, and without the marks before head and keys it is an entry that is valid. In each table
+the keys that must be set come first, then the others as the models have them, those of its bases before its own.
 """
 
 import inspect
@@ -53,7 +55,9 @@ _WANTED: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "model_type": lambda _: "a table",
     "greater_than_equal": lambda limits: f"at least {limits['ge']}",
     "less_than_equal": lambda limits: f"at most {limits['le']}",
-    "string_pattern_mismatch": lambda _: "a name of letters, digits, '_', '.' and '-'",
+    "string_pattern_mismatch": lambda limits: (
+        'a path such as "/cmp", or ""' if "/" in limits["pattern"] else "a name of letters, digits, '_', '.' and '-'"
+    ),
 }
 
 
@@ -112,10 +116,15 @@ def template(root: type[BaseModel], values: Mapping[str, Mapping[str, Any]]) -> 
     ]
     for name, field in root.model_fields.items():
         model = _model(field.annotation)
-        if model is not None:
-            lines += ["", *_wrapped(model.__doc__ or ""), _title(name, field)]
-            lines += _lines_of(model, values.get(name, {}))
+        if model is None:
+            continue
+        absent = get_origin(field.annotation) is tuple and name not in values
+        lines += ["", *_wrapped((model.__doc__ or "") + (_ABSENT.format(name, _first(model)) if absent else ""))]
+        lines += [("#" if absent else "") + _title(name, field), *_lines_of(model, values.get(name, {}))]
     return "\n".join(lines) + "\n"
+
+
+_ABSENT: Final = " There is none yet: it begins with the lines [[{0}]] and {1}, without #."
 
 
 def _title(name: str, field: FieldInfo) -> str:
@@ -123,12 +132,24 @@ def _title(name: str, field: FieldInfo) -> str:
     return f"[[{name}]]" if kind is tuple else f"[{name}.default]" if kind is dict else f"[{name}]"
 
 
+def _first(model: type[BaseModel]) -> str:
+    """The key that a table begins with."""
+    return _ordered(model)[0][0]
+
+
+def _ordered(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+    """The keys of a table in the order of the template."""
+    fields = [(field.alias or name, field) for name, field in model.model_fields.items()]
+    return sorted(fields, key=lambda entry: not entry[1].is_required())
+
+
 def _lines_of(model: type[BaseModel], values: Mapping[str, Any]) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        key = field.alias or name
+    for key, field in _ordered(model):
         yield from ("", *_wrapped(field.description or ""))
         if key in values:
             yield f"{key} = {_toml(values[key], field)}"
+        elif field.is_required():
+            yield f"#{key} = {_toml((field.examples or [''])[0], field)}"
         elif field.default is None:
             yield f"# Example: {key} = {_toml((field.examples or [''])[0], field)}"
         else:

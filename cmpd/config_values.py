@@ -157,13 +157,19 @@ def _purpose(value: str) -> str:
 
 
 def listen_address(text: str) -> tuple[str, int] | None:
-    """(host, port) of "HOST:PORT" or "[IPv6]:PORT", None for "systemd"; ValueError otherwise."""
-    if text == "systemd":
+    """(host, port) of "HOST:PORT" or "[IPv6]:PORT", None for "systemd" and "systemd:NAME"; ValueError otherwise."""
+    if text == "systemd" or socket_name(text):
         return None
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+[\w.]*)\]|([^\s:\[\]/]+)):([0-9]{1,5})", text)
     if found is None or int(found[3]) > 65535:
-        raise ValueError(f'want "HOST:PORT", "[IPv6 address]:PORT" or "systemd", have {shown(text)}')
+        raise ValueError(f'want "HOST:PORT", "[IPv6 address]:PORT", "systemd" or "systemd:NAME", have {shown(text)}')
     return found[1] or found[2], int(found[3])
+
+
+def socket_name(text: str) -> str:
+    """NAME of "systemd:NAME", empty for all other values of `listen`."""
+    found = re.fullmatch(r"systemd:(?![0-9]+$)([A-Za-z0-9_.@-]{1,255})", text)
+    return found[1] if found else ""
 
 
 def publish_address(text: str) -> str:

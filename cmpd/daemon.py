@@ -21,11 +21,11 @@ from cmpd import __version__, logs, notify
 from cmpd.asn1 import der
 from cmpd.asn1.names import fold, name_text
 from cmpd.ca import CertificateAuthority
-from cmpd.config import Config, TcpConfig
-from cmpd.config_values import listen_address
+from cmpd.config import Config
 from cmpd.credentials import CredentialDirectory
+from cmpd.doors import Doors
 from cmpd.env import Env
-from cmpd.errors import ConfigError, StoreError
+from cmpd.errors import StoreError
 from cmpd.handlers.base import Service
 from cmpd.handlers.confirm import lapse
 from cmpd.ocsp_signer import record_service_certificate
@@ -42,8 +42,6 @@ from cmpd.store import open_store
 from cmpd.store.base import Store
 from cmpd.store.sealing import Sealer
 from cmpd.threads import Derivations, Offloader
-from cmpd.transport.base import Peer
-from cmpd.transport.tcp import TcpLimits, TcpServer
 
 _log = logging.getLogger("cmpd")
 
@@ -58,48 +56,30 @@ _MAX_SIGNATURES: Final = 4096
 
 @dataclass(slots=True)
 class Daemon:
-    """The objects of a running server. `servers` and their configuration go pairwise."""
+    """The objects of a running server."""
 
     store: Store
     service: Service
     responder: Responder
-    servers: list[tuple[TcpServer, TcpConfig]]
+    doors: Doors
     publishing: Publishing
     offloaders: tuple[Offloader | Derivations, ...]
 
     async def start(self, passed: dict[str, list[socket.socket]]) -> None:
         """Open every door, the one for what is published first. `passed`: sockets from the service manager by name."""
         await self.publishing.start()
-        sockets = [sock for group in passed.values() for sock in group]
-        for server, config in self.servers:
-            if config.listen == "systemd":
-                if not sockets:
-                    raise ConfigError('tcp.listen = "systemd": the service manager passed no socket (cmpd.socket)')
-                await server.start(sockets)
-            else:
-                host, port = listen_address(config.listen) or ("", 0)
-                try:
-                    await server.start([(host, port)])
-                except OSError as error:
-                    raise ConfigError(_cannot_listen(config.listen, error)) from error
+        await self.doors.start(passed)
 
     @property
-    def addresses(self) -> list[str]:
-        """Where it listens, as text."""
-        return [
-            f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            for server, _ in self.servers
-            for host, port in server.addresses
-        ]
-
-    @property
-    def published(self) -> str:
-        """What the line about readiness says of the door for CRLs and OCSP; empty if it is closed."""
-        return f" publish={self.publishing.url}" if self.publishing.url else ""
+    def addresses(self) -> str:
+        """What the line about readiness says of where it listens: "listen" is raw TCP without TLS."""
+        names = {"tcp": "listen"}
+        found = [f"{names.get(scheme, scheme)}={','.join(places)}" for scheme, places in self.doors.addresses.items()]
+        return " ".join([*found, *([f"publish={self.publishing.url}"] if self.publishing.url else [])])
 
     def log_statistics(self) -> None:
         """One line of figures since the start (SIGUSR1)."""
-        connections = sum(server.connections for server, _ in self.servers) + self.publishing.connections
+        connections = self.doors.connections + self.publishing.connections
         figures = " ".join(f"{name}={value}" for name, value in self.store.statistics().items())
         _log.info("statistics connections=%d %s", connections, figures)
 
@@ -107,6 +87,7 @@ class Daemon:
         """What has to happen every second."""
         try:
             await self.store.refresh()
+            await self.doors.tick()
             await self.responder.retry_unfinished()
             await lapse(self.service)
         except StoreError as error:
@@ -124,19 +105,11 @@ class Daemon:
 
     async def stop(self) -> None:
         """Drain the doors, then let go of everything."""
-        drains = [server.drain(DRAIN_SECONDS) for server, _ in self.servers]
-        await asyncio.gather(*drains, self.publishing.stop(DRAIN_SECONDS))
+        await asyncio.gather(self.doors.drain(DRAIN_SECONDS), self.publishing.stop(DRAIN_SECONDS))
         await self.responder.retry_unfinished()
         await self.store.close()
         for offloader in self.offloaders:
             offloader.close()
-
-
-def _cannot_listen(listen: str, error: OSError) -> str:
-    hint = ""
-    if isinstance(error, PermissionError):
-        hint = "; ports below 1024 need cmpd.socket of systemd, or CAP_NET_BIND_SERVICE"
-    return f"tcp.listen = {listen!r}: {error.strerror or error}{hint}"
 
 
 # --- assembling ----------------------------------------------------------------------------------------------------
@@ -217,11 +190,8 @@ async def _assemble_on(
     settings = Settings(config.protection.message_time_window, asyncio.Event)
     responder = Responder(service, credentials, keys.signer, settings)
 
-    async def respond(octets: bytes, peer: Peer) -> bytes | None:
-        return await responder.respond(octets, peer.address)
-
-    servers = [(TcpServer(respond, _limits(tcp)), tcp) for tcp in config.tcp]
-    return Daemon(store, service, responder, servers, publishing, threads)
+    doors = Doors(config, responder, store, env, keys.passphrase, (ca.certificate, *ca.chain))
+    return Daemon(store, service, responder, doors, publishing, threads)
 
 
 def _recipient(config: Config, passphrase: bytes, env: Env, offload: Offloader) -> RsaRecipient | None:
@@ -280,20 +250,6 @@ def _policy(config: Config) -> ProtectionPolicy:
     )
 
 
-def _limits(tcp: TcpConfig) -> TcpLimits:
-    return TcpLimits(
-        max_message_octets=tcp.max_message_octets,
-        partial_frame_seconds=tcp.partial_frame_timeout,
-        idle_seconds=tcp.idle_timeout,
-        send_seconds=tcp.send_timeout,
-        max_connections=tcp.max_connections,
-        max_connections_per_address=tcp.max_connections_per_address,
-        max_in_flight=tcp.max_in_flight,
-        write_high_water=tcp.write_high_water,
-        rfc2510=tcp.rfc2510,
-    )
-
-
 # --- running -------------------------------------------------------------------------------------------------------
 
 
@@ -317,9 +273,9 @@ async def _serve(config: Config) -> None:
     loop.add_signal_handler(signal.SIGUSR1, daemon.log_statistics)
     try:
         await daemon.start(passed)
-        _log.info("ready version=%s listen=%s%s", __version__, ",".join(daemon.addresses), daemon.published)
+        _log.info("ready version=%s %s", __version__, daemon.addresses)
         _spare_the_collector()
-        notify.notify(notify.READY, f"STATUS=serving on {', '.join(daemon.addresses)}")
+        notify.notify(notify.READY, f"STATUS=serving {daemon.addresses}")
         await _tick_until(stopping, daemon)
         _log.info("stopping: draining")
         notify.notify(notify.STOPPING, "STATUS=draining")

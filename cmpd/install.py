@@ -48,7 +48,7 @@ _ENCRYPTION_BITS: Final = 3072
 class Plan:
     """What is to be made. `subject`: text of a name, None = one with a random part. `key`: a key of KEYS.
 
-    `publish` and `base_url`: publish.listen and publish.base_url of the configuration, None = not set.
+    `publish`, `base_url`, `http`: what publish.listen, publish.base_url and http.listen are, None = not set.
     """
 
     directory: Path
@@ -58,6 +58,7 @@ class Plan:
     passphrase_file: Path | None = None
     publish: str | None = None
     base_url: str | None = None
+    http: str | None = None
 
 
 # --- what the commands do --------------------------------------------------------------------------------------------
@@ -244,6 +245,7 @@ def _write_common(plan: Plan, files: _Files, staged: Callable[[Path], Path], env
         },
         "store": {"path": files.database.name, "secrets_key": "private/store.key"},
         "tcp": {"listen": plan.listen},
+        **({"http": {"listen": plan.http}} if plan.http is not None else {}),
         "crl": {"directory": files.crls.name},
         "ocsp": {"signer": "private/ocsp.pem"},
         "publish": {key: value for key, value in publish.items() if value is not None},

@@ -58,20 +58,24 @@ def check_profiles(header: Header, requests: int) -> tuple[str, ...]:
     return names
 
 
-def choose_profile(requester: Requester, wanted: str, body: str, known: Collection[str], default: str) -> str:
-    """The profile for a request that names `wanted` ("" = none): that one, a kur's old one, or the entity's default.
+def choose_profile(
+    requester: Requester, wanted: str, body: str, known: Collection[str], default: str, *, of_door: str = ""
+) -> str:
+    """The profile for a request that names `wanted` ("" = none): that one, a kur's old one, that of the door
+    (`of_door`, "" = none) if it is one of the entity's, or the entity's default.
 
     Raises BadCertTemplate (no such profile), NotAuthorized (not one of the entity's) or SystemFailure (registered, but
     no longer in the configuration).
     """
     allowed = requester.entity.profiles or (default,)
+    held = requester.profile if body == "kur" else None
     if wanted:
         if wanted not in known:
             raise BadCertTemplate("certProfile: there is no profile of this name")
-        if wanted not in allowed:
+        if wanted not in allowed and wanted != held:
             raise NotAuthorized(f"certProfile: {wanted} is not among the profiles that the requester may use")
         return wanted
-    chosen = requester.profile if body == "kur" and requester.profile else allowed[0]
+    chosen = held or (of_door if of_door in allowed and body != "kur" else allowed[0])
     if chosen not in known:
         raise SystemFailure(
             "the profile that is registered for the requester is not configured any more; ask the operator"
@@ -79,10 +83,14 @@ def choose_profile(requester: Requester, wanted: str, body: str, known: Collecti
     return chosen
 
 
-def check_update(requester: Requester) -> None:
-    """A kur is signed with the certificate that it updates, issued by this CA (RFC 9483 section 4.1.3)."""
-    if requester.certificate is None:
-        raise WrongIntegrity("kur: want a signature by the certificate to be updated, have a MAC (RFC 9483 4.1.3)")
+def check_update(requester: Requester, protection: bytes | None) -> None:
+    """A kur is signed with the certificate that it updates, issued by this CA (RFC 9483 section 4.1.3).
+
+    `protection`: that of the message; a TLS client certificate in its place is no signature.
+    """
+    if requester.certificate is None or protection is None:
+        have = "none" if protection is None else "a MAC"
+        raise WrongIntegrity(f"kur: want a signature by the certificate to be updated, have {have} (RFC 9483 4.1.3)")
 
 
 def check_issuer(request: CertRequest, ca_name: bytes, requester: Requester) -> None:

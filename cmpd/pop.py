@@ -9,6 +9,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
+from cmpd.asn1 import der
 from cmpd.errors import BadAlg, BadPop, NotAuthorized
 from cmpd.protection import mac_scheme, signature_scheme
 from cmpd.protection.base import ProtectionPolicy, VerifiedRequest
@@ -51,7 +52,7 @@ def _check_input(request: CertRequest, pop: SignaturePop, input_key: bytes, mess
     if input_key != request.template.public_key:
         raise BadPop("poposkInput: its publicKey is not the one of the CertTemplate")
     if pop.key_mac is None:
-        if pop.input_sender != message.envelope.header.sender:
+        if pop.input_sender != _authenticated_sender(message):
             raise BadPop("poposkInput: its sender is not the one of the header")
         return
     if message.secret is None:
@@ -63,6 +64,13 @@ def _check_input(request: CertRequest, pop: SignaturePop, input_key: bytes, mess
     mac = scheme.parse(algorithm, _KEY_MAC_POLICY)
     if not hmac.compare_digest(mac.compute(mac.derive(message.secret), input_key), value):
         raise BadPop("poposkInput: its publicKeyMAC does not verify with the shared secret of the message")
+
+
+def _authenticated_sender(message: VerifiedRequest) -> bytes:
+    """The GeneralName of who protects the message; the header of an unprotected one may say anything."""
+    if message.envelope.protection is None and message.requester.subject is not None:
+        return der.explicit(4, message.requester.subject)
+    return message.envelope.header.sender
 
 
 def _verify_signature(pop: SignaturePop, key: PublicKeyTypes) -> None:

@@ -42,6 +42,7 @@ class TransactionState(StrEnum):
     """Where a transaction is; transaction.py has the table."""
 
     PROCESSING = "processing"  # the first request was admitted; no answer is durable yet
+    WAITING = "waiting"  # an operator has to decide; decided or not, the requester has not come for the answer
     CONFIRMING = "confirming"  # answered, certConf awaited until confirm_by
     ENDED = "ended"
 
@@ -139,6 +140,41 @@ class CertificateRecord:
     invalidity_date: int | None = None  # as asked for with the revocation or suspension
 
 
+class Decision(StrEnum):
+    """What an operator has said of a request that waits for it."""
+
+    UNDECIDED = "undecided"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+
+
+@frozen
+class WaitingRequest:
+    """A certificate request that waits for an operator's decision; kept until its transaction is purged.
+
+    `reference`: 1 to 2^32 - 1, the same as long as it is kept and of one request alone; what polling by tcp-messages
+    is about. `request`: DER of the PKIMessage as it came, `digest` its SHA-256: it is worked on anew when it is
+    approved and its requester asks for the answer. `expires_at`: afterwards it counts as rejected. `subjects`: texts of
+    the names asked for, for the operator; `text`: the operator's reason, which the requester is told.
+    """
+
+    transaction_id: bytes
+    reference: int
+    digest: bytes
+    request: bytes = field(repr=False)
+    body: str
+    entity_id: int
+    profile: str
+    subjects: str
+    received_at: int
+    expires_at: int
+    decision: Decision = Decision.UNDECIDED
+    decided_at: int | None = None
+    decided_by: str = ""
+    text: str = ""
+    answered: bool = False  # its transaction has left WAITING; filled by the store's reads
+
+
 @frozen
 class TransactionRecord:
     """One transaction of CMP. `credential` names what protected its first request: all later ones must use the same.
@@ -159,6 +195,7 @@ class TransactionRecord:
     ended_at: int | None = None
     certificates: tuple[CertificateRecord, ...] = ()  # filled by Store.find_transaction, ordered by cert_req_id
     keeps_id: bool = False  # for OpenTransaction: the ID is never free again, also if there are no certificates
+    waiting: WaitingRequest | None = field(default=None, repr=False)  # filled by Store.find_transaction, if it waited
 
 
 # --- status of certificates and what is published of it --------------------------------------------------------------
@@ -269,10 +306,11 @@ class RevocationPassphrase:
 class Requester:
     """Who protected a request; made by protection.verify alone.
 
-    `credential`: "secret:REFERENCE" or "certificate:SHA-256 in hex", the same for all messages of a transaction.
-    The rest is about the protection certificate and None with a MAC: its DER, its subject, and, if this CA issued it,
-    its serial number, the profile it was issued under, and its state: CONFIRMED, and in an rr also SUSPENDED or
-    REVOKED, which vouch for nothing but what handlers/revoke.py says.
+    `credential`: "secret:REFERENCE", "certificate:SHA-256 in hex", or "tls:SHA-256 in hex" for the certificate of a TLS
+    client whose message has no protection; the same for all messages of a transaction.
+    The rest is about the protection (or TLS) certificate and None with a MAC: its DER, its subject, and, if this CA
+    issued it, its serial number, the profile it was issued under, and its state: CONFIRMED, and in an rr also SUSPENDED
+    or REVOKED, which vouch for nothing but what handlers/revoke.py says.
     `passphrase`: the MAC is by this revocation passphrase, which is good for rr alone ("passphrase:KEY_ID in hex").
     """
 

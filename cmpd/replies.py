@@ -1,4 +1,4 @@
-"""The bodies that cmpd sends, built from fragments: those of ip, cp and kup, rp, error and pkiconf."""
+"""The bodies that cmpd sends, built from fragments: those of ip, cp and kup, pollRep, rp, error and pkiconf."""
 
 from collections.abc import Sequence
 from dataclasses import field
@@ -17,16 +17,21 @@ _MAX_TEXT = 1024  # characters of a statusString
 ACCEPTED: Final = 0
 GRANTED_WITH_MODS: Final = 1
 REJECTION: Final = 2
+WAITING: Final = 3
 
 
 @frozen
 class CertResponse:
-    """One CertResponse: a certificate (accepted, or grantedWithMods when `text` says what was changed), or a fault."""
+    """One CertResponse: a certificate (accepted, or grantedWithMods when `text` says what was changed), or a fault.
+
+    `waits`: neither, the requester has to wait (`text` says for what).
+    """
 
     cert_req_id: int
     certificate: bytes | None = field(default=None, repr=False)
     text: str = ""
     fault: CmpError | None = None
+    waits: bool = False
 
 
 def status_info(status: int, text: str = "", failure: FailInfo | None = None) -> bytes:
@@ -63,8 +68,16 @@ def _cert_response(response: CertResponse) -> bytes:
     number = der.encode_integer(response.cert_req_id)
     if response.fault is not None:
         return der.seq(number, status_info(REJECTION, response.fault.text, response.fault.failure))
+    if response.waits:
+        return der.seq(number, status_info(WAITING, response.text))
     info = status_info(GRANTED_WITH_MODS, response.text) if response.text else _ACCEPTED_INFO
     return der.seq(number, info, der.seq(der.explicit(0, response.certificate or b"")))
+
+
+def poll_rep_body(cert_req_ids: Sequence[int], check_after: int, reason: str) -> bytes:
+    """PollRepContent (RFC 9810 section 5.3.22): for each certReqId the seconds to wait, and what for."""
+    rest = der.encode_integer(check_after) + der.seq(der.encode_utf8(reason))
+    return der.seq(*(der.seq(der.encode_integer(cert_req_id), rest) for cert_req_id in cert_req_ids))
 
 
 @frozen

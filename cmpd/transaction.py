@@ -12,9 +12,11 @@ from cmpd.errors import (
     BadRecipientNonce,
     BadRequest,
     BadSenderNonce,
+    BadTime,
     CertConfirmed,
     CertRevoked,
     NotAuthorized,
+    TransactionIdInUse,
 )
 from cmpd.message import Header
 from cmpd.records import CertificateState, TransactionRecord
@@ -22,6 +24,9 @@ from cmpd.records import TransactionState as State
 
 MIN_NONCE: Final = 16
 """Fewest octets of a senderNonce (RFC 9483 section 3.5: 128 bits)."""
+
+
+ID_IN_USE: Final = "transactionID: in use by another transaction; send the request with a fresh one"
 
 
 class Event(StrEnum):
@@ -33,6 +38,9 @@ class Event(StrEnum):
     PKICONF = "pkiconf"  # taken as certConf that accepts all (RFC 9810 section 5.3.17)
     ERROR = "error"  # the client gives up (RFC 9810 section 5.3.21)
     LAPSE = "confirmWaitTime has passed"
+    POLL = "pollReq"
+    APPROVED = "approved by an operator"
+    REJECTED = "rejected by an operator"
 
 
 NEXT: Final[dict[tuple[State, Event], State]] = {
@@ -42,9 +50,13 @@ NEXT: Final[dict[tuple[State, Event], State]] = {
     (State.CONFIRMING, Event.PKICONF): State.ENDED,
     (State.CONFIRMING, Event.ERROR): State.ENDED,
     (State.CONFIRMING, Event.LAPSE): State.ENDED,
+    (State.WAITING, Event.POLL): State.WAITING,
+    (State.WAITING, Event.APPROVED): State.PROCESSING,
+    (State.WAITING, Event.REJECTED): State.ENDED,
+    (State.WAITING, Event.ERROR): State.ENDED,
 }
 
-CONTINUES: Final = frozenset({"certConf", "pkiconf", "error"})
+CONTINUES: Final = frozenset({"certConf", "pkiconf", "error", "pollReq"})
 """Bodies that continue a transaction; all others that cmpd handles begin one."""
 
 
@@ -58,10 +70,30 @@ def check_header(header: Header) -> bytes:
     return header.transaction_id
 
 
+def time_fault(header: Header, now: float, window: int | None) -> BadTime | None:
+    """What is wrong with messageTime: at most `window` seconds off are good; None = it is not looked at."""
+    if window is None or header.message_time is None:
+        return None
+    off = header.message_time - now
+    if abs(off) <= window:
+        return None
+    side = "ahead of" if off > 0 else "behind"
+    return BadTime(f"messageTime: {abs(off):.0f} s {side} this server's clock, want at most {window} s")
+
+
+def check_same_sender(record: TransactionRecord | None, credential: str) -> None:
+    """For a request that came before, or so it seems: TransactionIdInUse unless the first one had this credential."""
+    if record is None or record.credential != credential:
+        raise TransactionIdInUse(ID_IN_USE)
+
+
 def check_continues(
-    record: TransactionRecord | None, event: Event, header: Header, credential: str
+    record: TransactionRecord | None, event: Event, header: Header, credential: str, *, answered_by: bytes | None = None
 ) -> TransactionRecord:
     """May this message continue the transaction? Returns the record of it.
+
+    `answered_by`: the senderNonce that the answer to this very message has, if that can be told beforehand: the message
+    may come once more while this is our last one.
 
     Raises BadRequest (no such transaction, or not in this state), CertConfirmed or CertRevoked (the wait is over),
     NotAuthorized (other credentials than the first request's, RFC 9483 section 4.1.1) or BadRecipientNonce.
@@ -71,11 +103,17 @@ def check_continues(
     if record.credential != credential:
         raise NotAuthorized(f"{event}: want the credentials of the transaction's first request (RFC 9483 4.1.1)")
     if (record.state, event) not in NEXT:
-        if any(certificate.state is CertificateState.CONFIRMED for certificate in record.certificates):
-            raise CertConfirmed(f"{event}: the certificate is confirmed already")
-        if any(certificate.state is CertificateState.REVOKED for certificate in record.certificates):
-            raise CertRevoked(f"{event}: the certificate was revoked, because it was rejected or not confirmed in time")
+        if event is not Event.POLL:
+            _check_confirmation(record, event)
         raise BadRequest(f"{event}: not allowed while the transaction is {record.state}")
-    if header.recip_nonce != record.server_nonce:
+    if record.server_nonce not in (header.recip_nonce, answered_by):
         raise BadRecipientNonce("recipNonce: want the senderNonce of our last message (RFC 9483 section 3.5)")
     return record
+
+
+def _check_confirmation(record: TransactionRecord, event: Event) -> None:
+    """CertConfirmed or CertRevoked if that is what became of a certificate."""
+    if any(certificate.state is CertificateState.CONFIRMED for certificate in record.certificates):
+        raise CertConfirmed(f"{event}: the certificate is confirmed already")
+    if any(certificate.state is CertificateState.REVOKED for certificate in record.certificates):
+        raise CertRevoked(f"{event}: the certificate was revoked, because it was rejected or not confirmed in time")

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 
 OPENSSL = shutil.which("openssl")
 needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="needs Debian's package openssl")
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs Debian's package curl")
 
 
 def run(command: Sequence[str | Path], *, ok: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -47,6 +48,13 @@ def wait_for_line(
         time.sleep(0.005)
 
 
+def read_ready(log: str) -> dict[str, list[str]]:
+    """Where a server listens, "HOST:PORT" by the words of its line about readiness: listen, tls, http, https."""
+    found = re.findall(r" ready version=.*", log)
+    parts = [part.partition("=") for part in found[-1].split()[2:]]
+    return {name: value.split(",") for name, _, value in parts if name != "publish"}
+
+
 @dataclass
 class Result:
     """What a command that was called in this process did."""
@@ -69,6 +77,7 @@ class Server:
     host: str = ""
     port: int = 0
     publish: str = ""
+    places: dict[str, list[str]] = field(default_factory=dict)
 
     def log_text(self) -> str:
         return self.log.read_text()
@@ -132,8 +141,9 @@ class Installation:
             )
         server = Server(process, log)
         try:
-            found = server.wait_for_log(r"ready .*listen=(\S+):(\d+)")
+            found = server.wait_for_log(r"ready .*listen=(\S+?):(\d+).*\n")
             server.host, server.port = found[1], int(found[2])
+            server.places = read_ready(found.string)
             published = re.search(r"publish=(http://\S+)", found.string)
             server.publish = published[1] if published else ""
             yield server

@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import http.client
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from cmpd.asn1 import der
-from cmpd.transport.base import Peer, Respond
+from cmpd.transport.base import Answer, Origin, UnknownReference
 from cmpd.transport.tcp import TcpServer
 from tests.bridge import Bridge, ThreadBridge
 from tests.support import needs_openssl
@@ -33,9 +33,25 @@ def rejection(request: bytes) -> bytes:
     return der.seq(head, der.explicit(23, der.seq(status)))
 
 
+Respond = Callable[[bytes, Origin], Awaitable[bytes | None]]
+
+
+class Responder:
+    """A function that answers, and no polling."""
+
+    def __init__(self, respond: Respond) -> None:
+        self._respond = respond
+
+    async def respond(self, octets: bytes, origin: Origin) -> Answer:
+        return await self._respond(octets, origin)
+
+    async def poll(self, reference: int, origin: Origin) -> Answer:
+        raise UnknownReference
+
+
 @contextlib.asynccontextmanager
 async def serving(respond: Respond) -> AsyncIterator[TcpServer]:
-    server = TcpServer(respond)
+    server = TcpServer(Responder(respond))
     await server.start([("127.0.0.1", 0)])
     try:
         yield server
@@ -72,7 +88,7 @@ def post(port: int, *bodies: bytes) -> list[tuple[int, str | None, bytes]]:
 async def test_openssl_gets_the_answer_of_the_server_behind(tmp_path: Path, keep_alive: str) -> None:
     seen: list[bytes] = []
 
-    async def respond(request: bytes, peer: Peer) -> bytes:
+    async def respond(request: bytes, origin: Origin) -> bytes:
         seen.append(request)
         return rejection(request)
 
@@ -86,10 +102,10 @@ async def test_openssl_gets_the_answer_of_the_server_behind(tmp_path: Path, keep
 
 
 async def test_requests_of_one_http_connection_share_one_tcp_connection() -> None:
-    peers: list[Peer] = []
+    addresses: list[str] = []
 
-    async def respond(request: bytes, peer: Peer) -> bytes | None:
-        peers.append(peer)
+    async def respond(request: bytes, origin: Origin) -> bytes | None:
+        addresses.append(origin.address)
         return None if request == b"none" else b"answer to " + request
 
     async with serving(respond) as server, Bridge(*server.addresses[0]) as bridge:
@@ -99,13 +115,13 @@ async def test_requests_of_one_http_connection_share_one_tcp_connection() -> Non
             (200, "application/pkixcmp", b""),
             (200, "application/pkixcmp", b"answer to " + b"b" * 100_000),
         ]
-        assert len(set(peers)) == 1
+        assert len(set(addresses)) == 1
         assert (bridge.connections, bridge.requests) == (1, 3)
 
 
 async def test_tcp_connection_that_the_server_has_closed_is_made_again() -> None:
-    async def respond(request: bytes, peer: Peer) -> bytes:
-        return peer.address.encode()
+    async def respond(request: bytes, origin: Origin) -> bytes:
+        return origin.address.encode()
 
     async with serving(respond) as server, Bridge(*server.addresses[0]) as bridge:
         client = http.client.HTTPConnection("127.0.0.1", bridge.port, timeout=10)
@@ -122,7 +138,7 @@ async def test_tcp_connection_that_the_server_has_closed_is_made_again() -> None
 
 
 async def test_fault_of_the_server_is_a_502_with_its_text() -> None:
-    async def respond(request: bytes, peer: Peer) -> bytes:
+    async def respond(request: bytes, origin: Origin) -> bytes:
         raise LookupError
 
     async with serving(respond) as server, Bridge(*server.addresses[0]) as bridge:
@@ -132,7 +148,7 @@ async def test_fault_of_the_server_is_a_502_with_its_text() -> None:
 
 
 async def test_thread_bridge_serves_tests_that_block() -> None:
-    async def respond(request: bytes, peer: Peer) -> bytes:
+    async def respond(request: bytes, origin: Origin) -> bytes:
         return b"answer to " + request
 
     async with serving(respond) as server:

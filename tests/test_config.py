@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cmpd.asn1 import der, names
-from cmpd.config import Config, TcpConfig, load, parse, template
+from cmpd.config import Config, load, parse, template
+from cmpd.config_doors import HttpConfig, SpoolConfig, TcpConfig
 from cmpd.config_values import (
     DAY,
     EXTENDED_KEY_USAGES,
@@ -21,6 +22,7 @@ from cmpd.config_values import (
     listen_address,
     publish_address,
     seconds,
+    socket_name,
 )
 from cmpd.errors import ConfigError
 
@@ -34,11 +36,16 @@ FILES: dict[str, Any] = {
 }
 
 
+HTTP = {"listen": "127.0.0.1:8081"}
+SPOOL = {"directory": "spool"}
+LISTS: dict[str, dict[str, Any]] = {"tcp": FILES["tcp"][0], "http": HTTP, "spool": SPOOL}
+
+
 def document(table: str = "", **keys: Any) -> dict[str, Any]:
-    """A complete document with `keys` in one table: "log", "tcp" (the first) or "profile" (the default one)."""
+    """A complete document with `keys` in one table: "log", "tcp" (the only one) or "profile" (the default one)."""
     made = dict(FILES)
-    if table == "tcp":
-        made["tcp"] = [FILES["tcp"][0] | keys]
+    if table in LISTS:
+        made[table] = [LISTS[table] | keys]
     elif table == "profile":
         made["profile"] = {"default": keys}
     elif table:
@@ -57,7 +64,17 @@ def mistakes(found: dict[str, Any]) -> list[str]:
 
 def test_defaults_are_the_documented_ones():
     config = parse(document(), BASE)
-    assert config.tcp[0].model_dump() == {
+    entrance = {"enabled": True, "bodies": None, "default_profile": None}
+    listener = entrance | {
+        "tls_certificate": None,
+        "tls_key": None,
+        "tls_minimum": "1.2",
+        "tls_client": "none",
+        "tls_client_ca": None,
+        "tls_authenticates": False,
+        "tls_handshake_timeout": 10,
+    }
+    assert config.tcp[0].model_dump() == listener | {
         "listen": "127.0.0.1:829",
         "max_message_octets": 262144,
         "partial_frame_timeout": 30,
@@ -68,7 +85,25 @@ def test_defaults_are_the_documented_ones():
         "max_in_flight": 32,
         "write_high_water": 262144,
         "rfc2510": True,
+        "transport_polling": True,
     }
+    assert config.http == config.spool == ()
+    assert HttpConfig(**HTTP).model_dump() == listener | HTTP | {
+        "path": "/cmp",
+        "tcp_messages": True,
+        "transport_polling": True,
+        "max_message_octets": 262144,
+        "request_timeout": 30,
+        "idle_timeout": HOUR,
+        "max_connections": 10000,
+        "max_connections_per_address": 1024,
+    }
+    assert SpoolConfig(directory="x").model_dump() == entrance | {
+        "directory": Path("x"),
+        "interval": 1,
+        "max_message_octets": 262144,
+    }
+    assert config.local.model_dump() == entrance | {"socket": None, "max_message_octets": 262144}
     assert config.protection.model_dump() == {
         "allow_sha1_mac": True,
         "min_iterations": 100,
@@ -84,6 +119,9 @@ def test_defaults_are_the_documented_ones():
         "retention": DAY,
         "max_requests_per_message": 16,
         "certificate_holder_may_ask_for": "own",
+        "approval_wait": 30 * DAY,
+        "check_after": 30,
+        "max_waiting": 1000,
         "ca_pubs": True,
     }
     assert config.profile["default"].model_dump() == {
@@ -103,36 +141,69 @@ def test_defaults_are_the_documented_ones():
         "extended_key_usage": (),
         "extended_key_usage_allowed": ("clientAuth", "serverAuth", "emailProtection"),
         "allow_key_reuse": True,
+        "approval": False,
+        "await_confirmation": True,
     }
     assert config.log.model_dump() == {"level": "info", "json_lines": False}
     assert config.ca.chain is None
     assert config.ca.passphrase_file is None
 
 
+VALUES = {"ca": FILES["ca"], "cmp": FILES["cmp"], "store": FILES["store"], "tcp": FILES["tcp"][0]}
+
+
+def uncommented(text: str, *, examples: bool = False) -> dict[str, Any]:
+    """A template without the marks before keys and tables, and before examples too."""
+    marks = "#|# Example: " if examples else "#"
+    return tomllib.loads(re.sub(rf"^({marks})(?=\w+ = |\[\[)", "", text, flags=re.M))
+
+
 def test_the_template_states_exactly_the_defaults():
-    values = {"ca": FILES["ca"], "cmp": FILES["cmp"], "store": FILES["store"], "tcp": FILES["tcp"][0]}
-    text = template(values)
+    text = template(VALUES)
     as_written = parse(tomllib.loads(text), BASE)
-    uncommented = parse(tomllib.loads(re.sub(r"^#(?=\w+ = )", "", text, flags=re.M)), BASE)
-    assert as_written == uncommented == parse(document(), BASE)
+    assert as_written == parse(document(), BASE)
+    assert parse(uncommented(text), BASE) == parse(document() | {"http": [HTTP], "spool": [SPOOL]}, BASE)
+
+
+def test_doors_that_are_given_to_the_template_are_open_and_the_others_are_comments():
+    text = template(VALUES | {"http": {"listen": "[::]:80"}})
+    config = parse(tomllib.loads(text), BASE)
+    assert [door.listen for door in config.http] == ["[::]:80"]
+    assert config.spool == ()
+    assert re.findall(r"^#?\[\[.*$", text, re.M) == ["[[tcp]]", "[[http]]", "#[[spool]]"]
+    said = re.findall(r"begins with the lines \[\[(\w+)\]\] and (\w+)", re.sub(r"\n# ", " ", text))
+    assert said == [("spool", "directory")]
+
+
+@pytest.mark.parametrize(("table", "key"), [("http", "listen"), ("spool", "directory")])
+def test_head_and_first_key_without_their_marks_make_a_door(table: str, key: str):
+    head, _, rest = template(VALUES).partition(f"\n#[[{table}]]\n")
+    config = parse(tomllib.loads(f"{head}\n[[{table}]]\n{rest.replace(f'#{key} = ', f'{key} = ', 1)}"), BASE)
+    assert [door.model_fields_set for door in getattr(config, table)] == [{key}]
+
+
+def test_in_the_template_what_must_be_set_comes_first_and_the_keys_of_tls_stand_together():
+    keys = re.findall(r"^(?:#|# Example: )?(\[\[\w+|\w+(?= = ))", template(VALUES), re.M)
+    for head, first in (("[[tcp", "listen"), ("[[http", "listen"), ("[[spool", "directory")):
+        assert keys[keys.index(head) + 1] == first
+    for table in ("[[tcp", "[[http"):
+        places = [place for place, key in enumerate(keys[keys.index(table) :][:13]) if key.startswith("tls_")]
+        assert places == list(range(places[0], places[0] + 7))
 
 
 def test_the_template_names_every_key_and_its_examples_are_valid():
-    values = {"ca": FILES["ca"], "cmp": FILES["cmp"], "store": FILES["store"], "tcp": FILES["tcp"][0]}
-    everything = tomllib.loads(re.sub(r"^(#|# Example: )(?=\w+ = )", "", template(values), flags=re.M))
-    config = parse(everything, BASE)
+    config = parse(uncommented(template(VALUES), examples=True), BASE)
     tables = [config.ca, config.cmp, config.store, config.tcp[0], config.protection, config.enrolment, config.log]
-    tables += [config.revocation, config.crl, config.ocsp, config.publish]
-    for table in [*tables, config.profile["default"]]:
+    tables += [config.revocation, config.crl, config.ocsp, config.publish, config.http[0], config.spool[0]]
+    for table in [*tables, config.local, config.profile["default"]]:
         assert table.model_fields_set == set(type(table).model_fields)
     assert config.profile["default"].max_validity == 730 * DAY
 
 
 def test_template_explains_every_key():
-    values = {name: FILES[name] for name in ("ca", "cmp", "store")}
-    lines = template(values | {"tcp": FILES["tcp"][0]}).splitlines()
+    lines = template(VALUES).splitlines()
     for before, line in pairwise(lines):
-        if re.match(r"#?\w+ = ", line):
+        if re.match(r"#?\w+ = |#?\[", line):
             assert before.startswith("# "), line
 
 
@@ -167,7 +238,7 @@ def test_all_mistakes_come_at_once_each_with_its_path():
         "ca.key: want a path, have 3",
         'ca.certificat: unknown key; the nearest is "certificate"',
         "cmp: missing",
-        'tcp[0].listen: want "HOST:PORT", "[IPv6 address]:PORT" or "systemd", have "nowhere"',
+        'tcp[0].listen: want "HOST:PORT", "[IPv6 address]:PORT", "systemd" or "systemd:NAME", have "nowhere"',
         'tcp[0].idle_timeout: want 1s to 365d, have "0s"',
         "tcp[0].rfc2510: want true or false, have 1",
         'tcp[0].max_inflight: unknown key; the nearest is "max_in_flight"',
@@ -202,7 +273,9 @@ def test_each_line_names_the_file(tmp_path: Path):
         load(path)
     lines = str(caught.value).split("\n")
     assert [line.removeprefix(f"{path}: ") for line in lines] == [
-        f"{name}: missing" for name in ("ca", "cmp", "store", "tcp", "profile")
+        *(f"{name}: missing" for name in ("ca", "cmp", "store")),
+        "http: want at least one [[tcp]] or [[http]], have none",
+        "profile: missing",
     ]
 
 
@@ -263,6 +336,41 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
      'OID; the nearest is "clientAuth"'),
     ("profile", {"extended_key_usage": ["1.2.3.4"]},
      'profile.default.extended_key_usage_allowed: lacks "1.2.3.4", which extended_key_usage has'),
+    ("tcp", {"tls_certificate": "tls.pem"}, "tcp[0].tls_key: want tls_certificate and tls_key, or none of them"),
+    ("http", {"tls_key": "tls.key"}, "http[0].tls_key: want tls_certificate and tls_key, or none of them"),
+    ("tcp", {"tls_client": "required"},
+     'tcp[0].tls_client: want tls_certificate and tls_key with it, have "required" alone'),
+    ("http", {"tls_client": "must"}, 'http[0].tls_client: "must" is not possible; known are none, optional, required'),
+    ("http", {"tls_minimum": "1.1"}, 'http[0].tls_minimum: "1.1" is not possible; the nearest is '),
+    ("http", {"tls_minimum": 1.3}, "http[0].tls_minimum: 1.3 is not possible; the nearest is"),
+    ("tcp", {"tls_authenticates": True},
+     'tcp[0].tls_authenticates: want tls_client = "optional" or "required" with it, have "none"'),
+    ("http", {"tls_certificate": "c", "tls_key": "k", "tls_authenticates": True},
+     'http[0].tls_authenticates: want tls_client = "optional" or "required" with it, have "none"'),
+    ("tcp", {"tls_handshake_timeout": "0s"}, 'tcp[0].tls_handshake_timeout: want 1s to 1h, have "0s"'),
+    ("tcp", {"bodies": []}, "tcp[0].bodies: want at least one, have none"),
+    ("http", {"bodies": ["cr", "cr"]}, 'http[0].bodies: "cr" is there twice'),
+    ("spool", {"bodies": ["cr", "certConf"]}, 'spool[0].bodies[1]: "certConf" is not possible; '),
+    ("local", {"bodies": "ir"}, 'local.bodies: want a list, have "ir"'),
+    ("local", {"enabled": "no"}, 'local.enabled: want true or false, have "no"'),
+    ("local", {"socket": ""}, 'local.socket: want a path, have ""'),
+    ("local", {"max_message_octets": 0}, "local.max_message_octets: want at least 4096, have 0"),
+    ("http", {"listen": "systemd:a b"}, 'http[0].listen: want "HOST:PORT", "[IPv6 address]:PORT", "systemd" or'),
+    ("http", {"path": "cmp"}, 'http[0].path: want a path such as "/cmp", or "", have "cmp"'),
+    ("http", {"path": "/cmp/"}, 'http[0].path: want a path such as "/cmp", or "", have "/cmp/"'),
+    ("http", {"path": "/a b"}, 'http[0].path: want a path such as "/cmp", or "", have "/a b"'),
+    ("http", {"request_timeout": "0s"}, 'http[0].request_timeout: want 1s to 1h, have "0s"'),
+    ("http", {"idle_timeout": 3}, "http[0].idle_timeout: want a duration such as"),
+    ("http", {"tcp_messages": 0}, "http[0].tcp_messages: want true or false, have 0"),
+    ("http", {"max_in_flight": 3}, "http[0].max_in_flight: unknown key; "),
+    ("http", {"write_high_water": 4096}, "http[0].write_high_water: unknown key; it belongs to [tcp]"),
+    ("spool", {"directory": 3}, "spool[0].directory: want a path, have 3"),
+    ("spool", {"interval": "2h"}, 'spool[0].interval: want 1s to 1h, have "2h"'),
+    ("spool", {"listen": "127.0.0.1:1"}, "spool[0].listen: unknown key; "),
+    ("enrolment", {"approval_wait": "30s"}, 'enrolment.approval_wait: want 1m to 365d, have "30s"'),
+    ("enrolment", {"check_after": "0s"}, 'enrolment.check_after: want 1s to 1d, have "0s"'),
+    ("enrolment", {"max_waiting": 0}, "enrolment.max_waiting: want at least 1, have 0"),
+    ("profile", {"approval": "yes"}, 'profile.default.approval: want true or false, have "yes"'),
     ("log", {"json": 1}, "log.json: want true or false, have 1"),
     ("log", {"json_lines": True}, "log.json_lines: unknown key; known are level, json"),
     ("ca", {"chain": ""}, 'ca.chain: want a path, have ""'),
@@ -277,14 +385,68 @@ def test_rule(table: str, keys: dict[str, Any], wanted: str):
 
 
 def test_tables_that_must_have_an_entry_may_not_be_empty():
-    assert mistakes(document() | {"tcp": []}) == ["tcp: want at least one, have none"]
     assert mistakes(document() | {"profile": {}}) == ["profile: want at least one, have none"]
 
 
 def test_two_doors_may_not_share_an_address():
     door = {"listen": "127.0.0.1:829"}
-    assert mistakes(document() | {"tcp": [door, door]}) == ['tcp: two doors listen on "127.0.0.1:829"']
+    wanted = ['http: two doors listen on "127.0.0.1:829"']
+    assert mistakes(document() | {"tcp": [door, door]}) == wanted
+    assert mistakes(document() | {"http": [door, door], "tcp": []}) == wanted
+    assert mistakes(document() | {"http": [door]}) == wanted
+    assert mistakes(document() | {"tcp": [{"listen": "systemd"}] * 2}) == ['http: two doors listen on "systemd"']
+    assert mistakes(document() | {"tcp": [], "http": [{"listen": "systemd:a"}] * 2}) == [
+        'http: two doors listen on "systemd:a"'
+    ]
+
+
+def test_doors_with_port_0_or_closed_ones_share_no_address():
     assert len(parse(document() | {"tcp": [{"listen": "127.0.0.1:0"}] * 2}, BASE).tcp) == 2
+    door = {"listen": "127.0.0.1:829"}
+    config = parse(document() | {"http": [door | {"enabled": False}]}, BASE)
+    assert [config.tcp[0].enabled, config.http[0].enabled] == [True, False]
+    assert len(parse(document() | {"http": [{"listen": "systemd:a"}, {"listen": "systemd:b"}]}, BASE).http) == 2
+
+
+def test_there_is_a_door_and_it_may_be_http_alone():
+    wanted = ["http: want at least one [[tcp]] or [[http]], have none"]
+    assert mistakes(document() | {"tcp": []}) == wanted
+    assert mistakes({name: value for name, value in document().items() if name != "tcp"}) == wanted
+    assert mistakes(document() | {"tcp": [], "spool": [SPOOL]}) == wanted
+    assert parse(document() | {"tcp": [], "http": [HTTP]}, BASE).tcp == ()
+
+
+def test_a_door_that_cannot_be_read_is_no_missing_door():
+    found = mistakes(document() | {"tcp": [{"listen": 829}]})
+    assert found == ["tcp[0].listen: want text, have 829"]
+
+
+@pytest.mark.parametrize("table", ["tcp", "http", "spool", "local"])
+def test_the_default_profile_of_a_door_is_one_that_there_is(table: str):
+    place = "local" if table == "local" else f"{table}[0]"
+    assert mistakes(document(table, default_profile="other")) == [
+        f'profile: {place}.default_profile names "other", and there is no [profile.other]'
+    ]
+    config = parse(document(table, default_profile="default"), BASE)
+    door = config.local if table == "local" else getattr(config, table)[0]
+    assert door.default_profile == "default"
+
+
+@pytest.mark.parametrize(("table", "model"), [("tcp", TcpConfig), ("http", HttpConfig)])
+def test_keys_of_tls_go_together(table: str, model: type[TcpConfig | HttpConfig]):
+    files = {"tls_certificate": "tls.pem", "tls_key": "tls.key"}
+    rules = {"tls_client": "required", "tls_client_ca": "ca.pem", "tls_authenticates": True, "tls_minimum": "1.3"}
+    door = getattr(parse(document(table, **files, **rules), BASE), table)[0]
+    assert isinstance(door, model)
+    assert door.has_tls
+    assert (door.tls_certificate, door.tls_key, door.tls_client_ca) == tuple(
+        BASE / name for name in ("tls.pem", "tls.key", "ca.pem")
+    )
+    assert not getattr(parse(document(table), BASE), table)[0].has_tls
+
+
+def test_sockets_of_the_service_manager_have_a_name_or_none():
+    assert [socket_name(text) for text in ("systemd:http", "systemd", "127.0.0.1:829")] == ["http", "", ""]
 
 
 def test_off_is_none():
@@ -351,6 +513,7 @@ def test_duration_texts_mean_what_they_were_made_from(value: int):
         ("[fe80::1%eth0]:829", ("fe80::1%eth0", 829)),
         ("ca.example.org:8829", ("ca.example.org", 8829)),
         ("systemd", None),
+        ("systemd:http", None),
     ],
 )
 def test_listen_addresses(text: str, wanted: tuple[str, int] | None):
@@ -359,7 +522,7 @@ def test_listen_addresses(text: str, wanted: tuple[str, int] | None):
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":829", "829", "::1:829", "host:", "host:65536", "host:x", "[::1]", "a b:1", "tcp://h:1"]
+    "text", ["", ":829", "829", "::1:829", "host:", "host:65536", "host:x", "[::1]", "a b:1", "tcp://h:1", "systemd:"]
 )
 def test_what_is_no_listen_address_is_refused(text: str):
     with pytest.raises(ValueError, match="HOST:PORT"):

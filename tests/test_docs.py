@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from cmpd import authority, crl, lifecycle, message, ocsp, pop, status, threads
 from cmpd import requests as cmpd_requests
 from cmpd.asn1 import cmp, crmf, der
 from cmpd.cli import cmpc_arguments, cmpd
+from cmpd.client import servers
 from cmpd.client.messages import cert_hash, cert_status
 from cmpd.config import Config, ProfileConfig
 from cmpd.config_status import CERTIFICATE_PATH, CHAIN_PATH, CRL_PATH, DELTA_PATH, OCSP_PATH
@@ -95,7 +96,7 @@ def test_the_readme_has_commands_of_each_kind() -> None:
     shown = [call for name, call in COMMANDS if name == "README.md"]
     kinds = {(Path(call[0]).name, call[1]) for call in shown}
     assert {("cmpc", command) for command in cmpc_arguments._COMMANDS} <= kinds
-    assert {("cmpd", command) for command in ("init", "check", "entity", "cert", "crl")} <= kinds
+    assert {("cmpd", command) for command in ("init", "check", "entity", "cert", "crl", "request", "message")} <= kinds
     assert {call[2] for call in shown if call[1:2] == ["cert"]} >= {
         "list",
         "show",
@@ -105,6 +106,13 @@ def test_the_readme_has_commands_of_each_kind() -> None:
         "resume",
     }
     assert {call[2] for call in shown if call[1:2] == ["crl"]} == {"issue", "show"}
+
+
+def test_the_doors_document_has_every_scheme_of_cmpc_and_every_command_about_requests() -> None:
+    shown = {call[2] for name, call in COMMANDS if name == "docs/doors.md" and call[1] == "request"}
+    assert shown == {"list", "show", "approve", "reject"}
+    named = {found[1] for code in inline_code(DOCUMENTS["docs/doors.md"]) if (found := re.match(r"([a-z]+):/", code))}
+    assert named == set(servers._SCHEMES)
 
 
 def test_the_line_to_paste_is_the_one_that_make_run_prints() -> None:
@@ -166,10 +174,7 @@ def test_the_configuration_that_is_shown_is_understood(name: str) -> None:
         for profile in shown.pop("profile", {}).values():
             ProfileConfig.model_validate(profile)
         for table, values in shown.items():
-            annotation = Config.model_fields[table].annotation
-            assert isinstance(annotation, type)
-            assert issubclass(annotation, BaseModel)
-            annotation.model_validate(values)
+            TypeAdapter(Config.model_fields[table].annotation).validate_python(values)
 
 
 def test_a_profile_and_the_door_are_shown() -> None:
@@ -178,7 +183,7 @@ def test_a_profile_and_the_door_are_shown() -> None:
 
 
 def test_a_profile_that_a_command_names_is_shown() -> None:
-    shown = [table["profile"] for table in tables("README.md")]
+    shown = [shown.get("profile", {}) for name in DOCUMENTS for shown in tables(name)]
     named = {call[call.index("--profile") + 1] for _, call in COMMANDS if "--profile" in call}
     assert named
     assert named <= {name for table in shown for name in table}
@@ -343,7 +348,8 @@ async def test_a_body_that_is_done_has_the_answer_of_its_row(body: str) -> None:
         contents = {"pkiconf": der.NULL_TLV, "certConf": b"\x30\x00"}
         contents["error"] = der.seq(der.seq(der.encode_integer(2)))
         if body not in contents:
-            assert answers[body] == "cp"  # p10cr: tests/test_enrolment.py
+            # tests/test_enrolment.py, tests/test_waiting.py
+            assert answers[body] == {"p10cr": "cp", "pollReq": "pollRep"}[body]
             return
         answer = await world.send(world.follow(request, granted, body, contents[body]).der)
         assert answers[body] == ("none (finRep)" if answer is None else answer.body)

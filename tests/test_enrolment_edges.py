@@ -197,7 +197,7 @@ async def test_a_claim_is_taken_back_when_its_answer_cannot_be_kept() -> None:
     store.failing = False
     assert await world.responder.retry_unfinished() == 0
     assert [record.state for record in await store.list_certificates()] == [CertificateState.ABANDONED]
-    assert await world.responder.respond(request.der, "test") == seen.envelope.der
+    assert await world.respond(request.der) == seen.envelope.der
     _, again, _ = await world.ir(secret)
     assert again.status()[0] == 0
 
@@ -312,7 +312,7 @@ async def test_a_request_repeated_after_a_long_outage_still_gets_the_same_octets
     world = World()
     request, seen, _ = await world.ir(await world.add_secret())
     world.clock.now += 3600
-    assert await world.responder.respond(request.der, "test") == seen.envelope.der
+    assert await world.respond(request.der) == seen.envelope.der
 
 
 @pytest.mark.parametrize("number", [2**62, -(2**62)])
@@ -376,8 +376,8 @@ async def test_the_error_that_ended_a_confirmation_is_repeated() -> None:
     world = World()
     secret, request, seen = await explicit(world)
     message = world.follow(request, seen, "certConf", der.seq(cert_status(seen.certificate(), 7)))
-    first = await world.responder.respond(message.der, "test")
-    assert await world.responder.respond(message.der, "test") == first
+    first = await world.respond(message.der)
+    assert await world.respond(message.der) == first
     assert decode(first or b"").body_name == "error"
     del secret
 

@@ -20,6 +20,7 @@ SHELL = {
     "cli",
     "client",
     "daemon",
+    "doors",
     "install",
     "logs",
     "notify",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cmpd import publisher as publisher_module
@@ -29,6 +29,7 @@ from cmpd.changes import (
     PublishCrl,
 )
 from cmpd.config_status import CrlConfig
+from cmpd.crl import CrlEntries
 from cmpd.crl_files import CrlFiles, FilesError
 from cmpd.env import Env
 from cmpd.errors import StoreError
@@ -1043,7 +1044,14 @@ async def held_against_rebuilt(world: World) -> None:
     read = await fresh._current_entries(await world.store.publication())
     assert mine is not None
     assert (mine.full, mine.delta, mine.last_change) == (read.full, read.delta, read.last_change)
-    assert [{day: ends for day, ends in one._ends.items() if ends} for one in (mine, read)] == [read._ends] * 2
+    assert ends_by_day(mine) == ends_by_day(read)
+
+
+def ends_by_day(entries: CrlEntries) -> dict[int, dict[bytes, int]]:
+    """The notAfter of all that is on the full CRL. A day on which nothing is left ending says nothing: skip it."""
+    days = {day: ends for day, ends in entries._ends.items() if ends}
+    assert sorted(serial for ends in days.values() for serial in ends) == sorted(entries.full)
+    return days
 
 
 ACTIONS = st.lists(
@@ -1058,6 +1066,7 @@ HOUR = 3600
 
 @settings(max_examples=80)
 @given(ACTIONS)
+@example([("suspend", 0), ("resume", 0), ("issue", 0)])
 def test_crls_say_what_is_so_and_changes_give_what_rows_give(actions: list[tuple[str, int]]) -> None:
     asyncio.run(_act(actions))
 

@@ -111,7 +111,7 @@ async def test_each_request_of_a_message_is_judged_by_its_own_controls(world: Wo
 async def test_a_repeated_request_gets_its_answer_again(world: World) -> None:
     secret = await world.add_secret(uses_left=1, **REGISTERED)
     request, seen, _ = await world.ir(secret, **RIGHT)
-    assert await world.responder.respond(request.der, "again") == seen.envelope.der
+    assert await world.respond(request.der) == seen.envelope.der
 
 
 @pytest.mark.parametrize("names", [["sealed_reg_token"], ["sealed_authenticator"], list(REGISTERED)], ids="+".join)
@@ -236,7 +236,7 @@ async def cmpc(
 
     async def behave(peer: Peer) -> None:
         while (message := await peer.read()) is not None:
-            answer = await world.responder.respond(message[2], "cmpc")
+            answer = await world.respond(message[2])
             assert answer is not None
             await peer.answer(answer)
 
@@ -332,4 +332,4 @@ async def test_wrong_values_end_their_transaction_like_any_rejection(world: Worl
     record = await world.store.find_transaction(request.transaction_id)
     assert record is not None
     assert record.state is TransactionState.ENDED
-    assert await world.responder.respond(request.der, "again") == seen.envelope.der
+    assert await world.respond(request.der) == seen.envelope.der

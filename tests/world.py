@@ -18,7 +18,7 @@ from cmpd.asn1 import der
 from cmpd.asn1.names import encode_name
 from cmpd.bootstrap import cmp_certificate, root_certificate
 from cmpd.ca import CertificateAuthority
-from cmpd.changes import SetRevocationPassphrase
+from cmpd.changes import DecideWaiting, SetRevocationPassphrase
 from cmpd.client.certificates import Certificate
 from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
 from cmpd.client.errors import CmpClientError
@@ -31,13 +31,17 @@ from cmpd.daemon import make_signer, reserved_names
 from cmpd.env import Env
 from cmpd.handlers.base import Service
 from cmpd.message import Envelope, decode
+from cmpd.origin import Answer as Reply
+from cmpd.origin import Door, Origin
 from cmpd.profiles import Profile
 from cmpd.protection.base import ProtectionPolicy
 from cmpd.records import (
     CertificateRecord,
+    Decision,
     Entity,
     EntityKind,
     RevocationPassphrase,
+    WaitingRequest,
 )
 from cmpd.replies import FAIL_INFO_BITS
 from cmpd.responder import Responder, Settings
@@ -45,6 +49,9 @@ from cmpd.signing.file import FileKey
 from cmpd.store.base import Store
 from cmpd.store.memory import MemoryStore
 from tests.chains import NOW
+
+HERE = Origin("test", Door("tcp"))
+"""A door that allows everything and has no polling of its own."""
 
 
 class Clock:
@@ -125,6 +132,8 @@ class World:
     clock: Clock = field(default_factory=Clock)
     window: int | None = 300
     revocation: RevocationConfig = field(default_factory=RevocationConfig)
+    origin: Origin = HERE
+    polled_for: dict[bytes, Request] = field(default_factory=dict)  # pollReq -> the request whose answer it asks for
     published: int = 0  # how often those who publish were told of a change
 
     def __post_init__(self) -> None:
@@ -183,21 +192,39 @@ class World:
         await self.store.write([SetRevocationPassphrase(kept, 10)])
         return SharedSecret(key_id, passphrase, iterations=500)
 
-    async def send(self, octets: bytes) -> Seen | None:
+    async def respond(self, octets: bytes, origin: Origin | None = None) -> Reply:
+        """What the responder says to these octets, by default through the world's own door."""
+        return await self.responder.respond(octets, origin or self.origin)
+
+    async def poll(self, reference: int, origin: Origin | None = None) -> Reply:
+        """What the responder says to a polling reference."""
+        return await self.responder.poll(reference, origin or self.origin)
+
+    async def send(self, octets: bytes, origin: Origin | None = None) -> Seen | None:
         """The answer to these octets; it must be a PKIMessage for both decoders."""
-        answer = await self.responder.respond(octets, "test")
-        if answer is None:
-            return None
+        answer = await self.respond(octets, origin)
+        assert answer is None or isinstance(answer, bytes)
+        return None if answer is None else self.read(answer)
+
+    def read(self, answer: bytes) -> Seen:
+        """A PKIMessage as both decoders see it."""
         independent, rest = decode_der(answer, asn1Spec=rfc9810.PKIMessage())
         assert not rest
         return Seen(decode(answer), independent)
 
-    async def ask(self, request: Request, credential: Credential) -> Seen:
+    async def ask(self, request: Request, credential: Credential, origin: Origin | None = None) -> Seen:
         """Send a request; its answer's protection must verify for whoever holds the credential, errors included."""
-        seen = await self.send(request.der)
+        seen = await self.send(request.der, origin)
         assert seen is not None
         try:
-            verify(seen.envelope.der, request, credential, self.trust, self.env)
+            verify(
+                seen.envelope.der,
+                request,
+                credential,
+                self.trust,
+                self.env,
+                original=self.polled_for.get(request.der),
+            )
         except CmpClientError:
             assert seen.body == "error"
             assert seen.envelope.protection is not None
@@ -224,6 +251,24 @@ class World:
         _, seen, key = await self.ir(credential, subject, **wish)
         return KeyAndCertificate(key, seen.certificate(), (Certificate.load(self.root),))
 
+    async def waiting(self) -> list[WaitingRequest]:
+        """The requests that wait for an operator."""
+        return await self.store.list_waiting()
+
+    async def approve(self, reference: int) -> None:
+        """What the operator's command does, in a process of its own."""
+        await self._decide(reference, Decision.APPROVED, "")
+
+    async def reject(self, reference: int, text: str = "") -> None:
+        """The same."""
+        await self._decide(reference, Decision.REJECTED, text)
+
+    async def _decide(self, reference: int, decision: Decision, text: str) -> None:
+        found = await self.store.find_waiting(reference)
+        assert found is not None
+        change = DecideWaiting(found.transaction_id, decision, int(self.clock.now), "operator", text)
+        await self.store.write([change])
+
     async def rr(self, credential: Credential, *details: bytes) -> Seen:
         """Ask for revocation; `details`: what rev_details gives."""
         return await self.ask(self.rev_request(credential, *details), credential)
@@ -239,7 +284,10 @@ class World:
     def follow(self, request: Request, answer: Seen, body: str, content: bytes, **fields: Any) -> Request:
         """The next message of a transaction."""
         fields.setdefault("recip_nonce", answer.envelope.header.sender_nonce)
-        return protect(body, content, request.protector, self.env, transaction_id=request.transaction_id, **fields)
+        made = protect(body, content, request.protector, self.env, transaction_id=request.transaction_id, **fields)
+        if body == "pollReq":
+            self.polled_for[made.der] = request
+        return made
 
 
 def serial_octets(serial: int) -> bytes:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cmpd.cli.output import serial_octets
-from cmpd.config_values import BaseUrl, listen_address, nearest, publish_address, seconds
+from cmpd.config_values import BaseUrl, listen_address, nearest, publish_address, seconds, shown
 from cmpd.env import Env
+from cmpd.mime import is_address
 from cmpd.records import CRL_REASONS
 
 Command = Callable[[argparse.Namespace, Env], int]
@@ -110,6 +111,28 @@ def _read_reason(text: str) -> str:
     return name
 
 
+def _read_address(text: str) -> str:
+    if not is_address(text):
+        raise ValueError(f"want an address such as ca@example.com, have {shown(text)}")
+    return text
+
+
+def _read_request(text: str) -> str:
+    """Hex digits in lower case: of a polling reference, or of a transactionID."""
+    digits = text.lower().removeprefix("0x").replace(":", "")
+    if not re.fullmatch(r"[0-9a-f]{1,1024}", digits) or (len(digits) > 8 and len(digits) % 2):
+        raise ValueError(f"want the reference of a request (8 hex digits) or its transactionID in hex, have {text!r}")
+    return digits
+
+
+def _read_refusal(text: str) -> str:
+    if not text.strip() or not text.isprintable() or len(text) > _MAX_REFUSAL:
+        raise ValueError(f"want 1 to {_MAX_REFUSAL} printable characters, have {shown(text)}")
+    return text.strip()
+
+
+_MAX_REFUSAL: Final = 500
+
 _TIME: Final = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d))?Z)?", re.ASCII | re.IGNORECASE)
 
 
@@ -139,3 +162,6 @@ serial = _argument(serial_octets)
 uses = _argument(lambda text: 0 if text == "unlimited" else _read_count(text))
 reason = _argument(_read_reason)
 moment = _argument(_read_time)
+address = _argument(_read_address)
+request = _argument(_read_request)
+refusal = _argument(_read_refusal)

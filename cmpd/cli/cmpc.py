@@ -1,4 +1,4 @@
-"""cmpc: get, renew and revoke certificates by CMP over raw TCP, and ask for their status; for devices and people.
+"""cmpc: get, renew and revoke certificates by CMP, and ask for their status; for devices and people.
 
     cmpc ir --server 127.0.0.1:829 --ref X --secret-file secret.txt --subject CN=device1 --out-dir device1
 
@@ -44,13 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"{error.filename or getattr(args, 'server', 'OCSP')}: {error.strerror or error}")
         return 2
     except (CmpClientError, TransportError, VerificationError) as error:
-        complain(error)
+        complain(error, unprotected=getattr(args, "unprotected", False))
         return 1
     except (UsageError, ClientError, ValueError) as error:
         complain(error)
         return 2
-    except KeyboardInterrupt:
-        complain("stopped by the user; a new key that was written can be used again (--new-key)")
+    except KeyboardInterrupt as stopped:
+        complain(*stopped.args or ("stopped by the user; a new key that was written can be used again (--new-key)",))
         return 1
 
 

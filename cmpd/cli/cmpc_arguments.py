@@ -12,9 +12,8 @@ from typing import Final
 from cmpd import __version__
 from cmpd.cli.output import serial_octets
 from cmpd.client import keys
+from cmpd.client.servers import DEFAULT_PORT
 from cmpd.records import CRL_REASONS
-
-DEFAULT_PORT: Final = 829
 
 _EPILOG: Final = """\
 examples:
@@ -27,6 +26,18 @@ examples:
   cmpc revpassphrase --server ca.example:829 --ref X --secret-file secret.txt --passphrase-file p.txt --key-id device1
   cmpc rr  --server ca.example:829 --ref device1 --secret-file p.txt --oldcert device1/cert.pem
   cmpc status --cert device1/cert.pem --issuer-cert ca.pem
+
+servers (--server):
+  ca.example                          raw TCP (tcp-messages), port 829; also tcp://ca.example:829, [2001:db8::1]:829
+  tls://ca.example:830                the same over TLS
+  http://ca.example                   HTTP (RFC 9811), port 80, path /.well-known/cmp
+  https://ca.example:8443/cmp         HTTP over TLS; with --tls-cert and --tls-key if the server wants a certificate
+  file:/var/spool/cmp                 a directory that the server looks into (NAME.pki, NAME.reply.pki)
+  unix:/run/cmpd/cmpd.sock            the server's socket for programs on this machine
+
+a request that has to wait for the CA's operator:
+  cmpc asks again until the answer is there or --poll-timeout is over, and keeps the request meanwhile beside the
+  certificate's file (suffix .pending). The same command goes on with it later.
 """
 
 
@@ -34,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     made = argparse.ArgumentParser(
         prog="cmpc",
-        description="cmpc: get, renew and revoke certificates by CMP over raw TCP, and ask for their status by OCSP.",
+        description="cmpc: get, renew and revoke certificates by CMP, and ask for their status by OCSP.",
         epilog=_EPILOG,
         formatter_class=argparse.RawTextHelpFormatter,
     )
@@ -154,10 +165,20 @@ _COMMANDS: Final[dict[str, tuple[str, _Add]]] = {
 
 def _session(command: argparse.ArgumentParser) -> None:
     server = command.add_argument_group("server")
-    server.add_argument("--server", required=True, metavar="HOST[:PORT]", help=f"the CA; default port {DEFAULT_PORT}")
+    wanted = (
+        f"the CA: HOST[:PORT] (TCP, port {DEFAULT_PORT}), or tcp:// tls:// http:// https:// file: unix: (cmpc --help)"
+    )
+    server.add_argument("--server", required=True, metavar="URL", help=wanted)
     server.add_argument("--trusted", type=Path, metavar="FILE", help="trust anchors (PEM); needed with --cert")
     server.add_argument("--timeout", type=_seconds, default=60.0, metavar="S", help="seconds to wait for each answer")
-    who = command.add_argument_group("credential: --ref and --secret-file, or --cert and --key")
+    server.add_argument(
+        "--poll-timeout",
+        type=_long,
+        default=600.0,
+        metavar="S",
+        help="seconds in all to wait for the CA's operator (default 600)",
+    )
+    who = command.add_argument_group("credential: --ref and --secret-file, or --cert and --key, or --unprotected")
     who.add_argument("--ref", metavar="REFERENCE", help="reference value of the shared secret")
     who.add_argument("--secret-file", metavar="FILE", help="file with the shared secret, - for standard input")
     who.add_argument("--mac", choices=("pbm", "pbmac1"), default="pbm", help="MAC algorithm (default pbm)")
@@ -166,6 +187,24 @@ def _session(command: argparse.ArgumentParser) -> None:
     who.add_argument("--key", type=Path, metavar="FILE", help="private key of --cert")
     who.add_argument("--chain", type=Path, metavar="FILE", help="CA certificates above --cert")
     who.add_argument("--key-passphrase-file", type=Path, metavar="FILE", help="passphrase of --key")
+    who.add_argument(
+        "--unprotected",
+        action="store_true",
+        help="no protection: the server takes --tls-cert for it; the answers are verified all the same (--trusted)",
+    )
+    tls = command.add_argument_group("TLS (tls:// and https://)")
+    tls.add_argument(
+        "--tls-ca",
+        type=Path,
+        metavar="FILE",
+        help="CA certificates for the server's TLS certificate; default: the system's and those of --trusted",
+    )
+    tls.add_argument(
+        "--tls-host", metavar="NAME", help="name in the server's TLS certificate; default: that of the URL"
+    )
+    tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="TLS client certificate (PEM), its chain after it")
+    tls.add_argument("--tls-key", type=Path, metavar="FILE", help="private key of --tls-cert (PEM)")
+    tls.add_argument("--tls-key-passphrase-file", type=Path, metavar="FILE", help="passphrase of --tls-key")
 
 
 def _shown(group: "argparse._ArgumentGroup") -> None:
@@ -180,6 +219,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value <= 86400:
         raise argparse.ArgumentTypeError("want more than 0 and at most 86400 seconds")
+    return value
+
+
+def _long(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 366 * 86400:
+        raise argparse.ArgumentTypeError("want 0 to 31622400 seconds (366 days)")
     return value
 
 

@@ -1,6 +1,7 @@
 """cmpc ir, cr, kur, p10cr: a certificate is asked for, and written with what belongs to it.
 
-A new private key is on disk before the request is sent; nothing is ever overwritten that could be a key.
+A new private key is on disk before the request is sent; nothing is ever overwritten that could be a key. A request that
+has to wait for the CA's operator is kept beside the certificate's file, and the same command goes on with it.
 """
 
 import argparse
@@ -16,10 +17,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd.asn1 import names
-from cmpd.cli.cmpc_session import Session, UsageError, read_secret
-from cmpd.client import keys, messages
-from cmpd.client.credentials import Credential, KeyAndCertificate
-from cmpd.client.errors import ClientError
+from cmpd.cli.cmpc_session import Session, UsageError, complain, read_secret
+from cmpd.client import keys, messages, polling
+from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
+from cmpd.client.errors import ClientError, CmpClientError, StillWaiting
 from cmpd.client.flows import Client, Enrolment, Options
 from cmpd.env import Env
 
@@ -37,6 +38,56 @@ class Paths:
     chain: Path | None
     ca_certs: Path | None
 
+    @property
+    def pending(self) -> Path | None:
+        """Where a request is kept that waits."""
+        return None if self.certificate is None else self.certificate.with_name(self.certificate.name + ".pending")
+
+
+class Pending:
+    """The request that was sent, for its file at `path` if the server lets it wait."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.octets = path.read_bytes() if path is not None and path.exists() else b""
+        self.kept = bool(self.octets)
+
+    def remember(self, octets: bytes) -> None:
+        """Take the request that is about to be sent."""
+        self.octets = octets
+
+    def keep(self) -> str | None:
+        """Write the file if it is not there; what a user is to know then, once."""
+        if self.kept or self.path is None:
+            return None
+        self.kept = True
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self.octets)
+        except OSError as error:
+            return f"the request cannot be kept in {self.path}: {error.strerror or error}"
+        return f"the request is kept in {self.path}, the same command goes on with it"
+
+    def forget(self) -> None:
+        """Remove the file: the server has decided."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+_UNDECIDED: Final = frozenset(
+    {
+        "systemUnavail",
+        "systemFailure",
+        "badTime",
+        "badRecipientNonce",
+        "badMessageCheck",
+        "signerNotTrusted",
+        "wrongIntegrity",
+    }
+)
+"""Refusals of a message, not of what was asked for: the request that waits can be gone on with."""
+
 
 def enrol(args: argparse.Namespace, env: Env) -> int:
     """Run `cmpc ir`, `cmpc cr`, `cmpc kur` or `cmpc p10cr`."""
@@ -46,11 +97,33 @@ def enrol(args: argparse.Namespace, env: Env) -> int:
         raise UsageError("kur needs --cert and --key: the certificate that is to be updated")
     paths = _paths(args)
     _check_writable(paths)
-    job = _job(args, session.credential, paths, env)
-    result = session.run(job)
+    pending = Pending(paths.pending)
+    result = _run(session, _job(args, session.credential, paths, pending, env), pending)
     _write(result, paths)
+    pending.forget()
     _report(args, result, paths, bool(session.trust.anchors))
     return 0
+
+
+def _run(session: Session, job: Job, pending: Pending) -> Enrolment:
+    """Run it, and keep the request if it waits when this ends."""
+    try:
+        return session.run(job, pending.keep)
+    except StillWaiting:
+        if (note := pending.keep()) is not None:
+            complain(note)
+        raise
+    except CmpClientError as error:
+        if error.protected_by is not None and not _UNDECIDED & set(error.fail_info):
+            pending.forget()
+        elif pending.kept:
+            complain(f"the request is still in {pending.path}; remove that file to begin anew")
+        raise
+    except KeyboardInterrupt:
+        if not pending.kept:
+            raise
+        text = f"stopped by the user; the request waits at the CA; the same command goes on with it ({pending.path})"
+        raise KeyboardInterrupt(text) from None
 
 
 def _check_standard_input(args: argparse.Namespace) -> None:
@@ -117,7 +190,7 @@ def _subject(args: argparse.Namespace, credential: Credential) -> bytes:
             return names.encode_name(args.subject)
         except ValueError as error:
             raise UsageError(f"--subject: {error}") from None
-    if isinstance(credential, KeyAndCertificate):
+    if not isinstance(credential, SharedSecret) and credential.certificate is not None:
         return credential.certificate.subject
     if args.san:
         return messages.EMPTY_NAME
@@ -137,9 +210,14 @@ def _csr(path: Path) -> bytes:
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def _job(args: argparse.Namespace, credential: Credential, paths: Paths, env: Env) -> Job:
+def _job(args: argparse.Namespace, credential: Credential, paths: Paths, pending: Pending, env: Env) -> Job:
     """What to run on the client. A new key is on disk when this returns."""
-    options = Options(implicit_confirm=not args.explicit_confirm, profile=args.profile)
+    options = Options(implicit_confirm=not args.explicit_confirm, profile=args.profile, on_request=pending.remember)
+    if pending.kept:
+        octets = pending.octets
+        _check_pending(octets, credential, _public_key(args, paths), args.command, pending, env)
+        complain(f"going on with the request in {pending.path} (remove that file to ask for something else)")
+        return lambda client: client.resume(octets, options=options)
     if args.command == "p10cr" and args.csr is not None:
         request = _csr(args.csr)
         return lambda client: client.p10cr(request, options=options)
@@ -166,6 +244,28 @@ def _job(args: argparse.Namespace, credential: Credential, paths: Paths, env: En
         authenticator=authenticator,
     )
     return lambda client: _enrol(client, args.command, template, options)
+
+
+def _public_key(args: argparse.Namespace, paths: Paths) -> tuple[Path | None, bytes]:
+    """The file that says which key is to be certified, and the DER of its SubjectPublicKeyInfo."""
+    if args.command == "p10cr" and args.csr is not None:
+        return args.csr, messages.public_key_of(_csr(args.csr))
+    return paths.key, b"" if paths.key is None else keys.public_key_info(keys.load_key(paths.key))
+
+
+def _check_pending(
+    octets: bytes, credential: Credential, key: tuple[Path | None, bytes], command: str, pending: Pending, env: Env
+) -> None:
+    """UsageError unless the request of before was made by this command with this credential, and for this key."""
+    anew = "remove it to begin anew"
+    try:
+        request, wanted = polling.read_request(octets, credential, env)
+    except ClientError as error:
+        raise UsageError(f"{pending.path}: no request to go on with: {error}; {anew}") from None
+    if request.body != command:
+        raise UsageError(f"{pending.path}: the request that waits is one of cmpc {request.body}; {anew}")
+    if key[1] not in wanted.values():
+        raise UsageError(f"{pending.path}: the request is not for the key in {key[0]}; {anew}")
 
 
 async def _enrol(client: Client, body: str, template: messages.Template, options: Options) -> Enrolment:

@@ -12,7 +12,7 @@ from typing import Final
 from cmpd.asn1 import names
 from cmpd.cli.cmpc_session import Session, UsageError, complain, read_secret
 from cmpd.client.certificates import Certificate, load_certificates
-from cmpd.client.credentials import Credential, KeyAndCertificate
+from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
 from cmpd.client.revocation import RevDetails, RevocationResult
 from cmpd.env import Env
 
@@ -40,7 +40,7 @@ def passphrase(args: argparse.Namespace, env: Env) -> int:
         raise UsageError("only one of --secret-file and --passphrase-file can be standard input")
     session = Session.of(args)
     secret = read_secret("--passphrase-file", args.passphrase_file)
-    if args.key_id is None and isinstance(session.credential, KeyAndCertificate):
+    if args.key_id is None and not isinstance(session.credential, SharedSecret):
         raise UsageError("want --key-id TEXT: what cmpc rr --ref will name the passphrase by")
     key_id = None if args.key_id is None else args.key_id.encode()
     recipient = None if args.encryption_cert is None else first_certificate(args.encryption_cert)
@@ -64,7 +64,7 @@ def _details(args: argparse.Namespace, credential: Credential) -> list[RevDetail
     if args.oldcert is not None:
         return [RevDetails.of(first_certificate(path), reason, when) for path in args.oldcert]
     if not isinstance(credential, KeyAndCertificate):
-        raise UsageError("which certificate? with a shared secret give --oldcert FILE, or --serial HEX with its issuer")
+        raise UsageError("which certificate? without --cert give --oldcert FILE, or --serial HEX with its issuer")
     return [RevDetails.of(credential.certificate, reason, when)]
 
 

@@ -3,25 +3,26 @@
 import argparse
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cmpd.cli.cmpc_arguments import DEFAULT_PORT
 from cmpd.client import keys
-from cmpd.client.certificates import load_certificates
-from cmpd.client.connection import Connection, ConnectionLimits
-from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
-from cmpd.client.errors import CmpClientError
+from cmpd.client.base import ConnectionLimits
+from cmpd.client.certificates import Certificate, load_certificates
+from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret, Unprotected
+from cmpd.client.errors import ClientError, CmpClientError
 from cmpd.client.flows import Client
 from cmpd.client.responses import Trust
+from cmpd.client.servers import Server, open_server, read_server
+from cmpd.client.tls import TlsOptions
 
 T = TypeVar("T")
 
 _HINTS: Final[dict[str, str]] = {
     "signerNotTrusted": "is the certificate given with --cert registered at this CA, and still valid?",
-    "badMessageCheck": "check the reference value and the secret",
+    "badMessageCheck": "check the reference value and the secret, or the certificate and its key",
     "transactionIdInUse": "try again",
     "badTime": "check this machine's clock",
     "systemUnavail": "try again later",
@@ -32,28 +33,34 @@ _HINTS: Final[dict[str, str]] = {
 }
 """What a user can do about a failInfo."""
 
+_UNPROTECTED_HINTS: Final[dict[str, str]] = _HINTS | {
+    "badMessageCheck": "messages without protection are taken where the server's door has tls_authenticates = true",
+    "signerNotTrusted": "is the certificate given with --tls-cert registered at this CA, and still valid?",
+}
+
 
 class UsageError(Exception):
     """Arguments or files that cannot be used; str() is one line that says what to do."""
 
 
-def complain(what: object, about: str = "") -> None:
-    """One line on standard error; what a server refused comes with a hint."""
-    print(f"cmpc: {about}{what}{_hint(what)}", file=sys.stderr)
+def complain(what: object, about: str = "", *, unprotected: bool = False) -> None:
+    """One line on standard error; what a server refused comes with a hint, another one if it was `unprotected`."""
+    print(f"cmpc: {about}{what}{_hint(what, _UNPROTECTED_HINTS if unprotected else _HINTS)}", file=sys.stderr)
 
 
-def _hint(error: object) -> str:
+def _hint(error: object, texts: Mapping[str, str]) -> str:
     if not isinstance(error, CmpClientError):
         return ""
-    hints = [_HINTS[name] for name in error.fail_info if name in _HINTS]
+    hints = [texts[name] for name in error.fail_info if name in texts]
     return f" -- {hints[0]}" if hints else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One connection to a CMP server, for one credential."""
+    """One CMP server, for one credential."""
 
-    address: tuple[str, int]
+    server: Server
+    tls: TlsOptions
     credential: Credential
     trust: Trust
     limits: ConnectionLimits
@@ -61,34 +68,75 @@ class Session:
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Session":
         """What the arguments say; UsageError, ClientError or OSError if that cannot be used."""
-        address = _address(args.server)
-        credential = _credential(args)
+        try:
+            server = read_server(args.server)
+        except ClientError as error:
+            raise UsageError(f"--{error}") from None
+        credential = _unprotected(args, server) if args.unprotected else _credential(args)
         anchors = tuple(load_certificates(args.trusted)) if args.trusted else ()
-        return cls(address, credential, Trust(anchors), ConnectionLimits(answer_timeout=args.timeout))
+        limits = ConnectionLimits(answer_timeout=args.timeout, poll_timeout=args.poll_timeout)
+        tls = _tls(args, server, anchors)
+        if server.has_tls:
+            tls.context()  # what is wrong with its files is told before a key is made
+        return cls(server, tls, credential, Trust(anchors), limits)
 
-    def run(self, job: Callable[[Client], Awaitable[T]]) -> T:
-        """Connect, and run transactions on a client."""
+    def run(self, job: Callable[[Client], Awaitable[T]], on_wait: Callable[[], str | None] | None = None) -> T:
+        """Connect, and run transactions on a client.
+
+        `on_wait` is called each time that the server has no answer yet; what it returns is told too.
+        """
+
+        def waiting(seconds: int, reason: str) -> None:
+            more = on_wait() if on_wait is not None else None
+            said = f" ({reason})" if reason else ""
+            note = f"; {more}" if more else ""
+            complain(f"waiting for the CA's operator{said}, asking again in {seconds} s{note}")
 
         async def transact() -> T:
-            async with Connection(*self.address, limits=self.limits) as connection:
-                return await job(Client(connection, self.credential, self.trust))
+            exchange = open_server(self.server, self.tls, self.limits, waiting)
+            try:
+                client = Client(
+                    exchange, self.credential, self.trust, poll_timeout=self.limits.poll_timeout, on_wait=waiting
+                )
+                return await job(client)
+            finally:
+                await exchange.close()
 
         return asyncio.run(transact())
 
 
-def _address(text: str) -> tuple[str, int]:
-    """HOST, HOST:PORT, [IPv6] or [IPv6]:PORT."""
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") if bracket and rest else str(DEFAULT_PORT)
-    elif text.count(":") > 1:
-        host, port = text, str(DEFAULT_PORT)
-    else:
-        host, _, port = text.partition(":")
-        port = port or str(DEFAULT_PORT)
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UsageError(f"--server: want HOST:PORT, e.g. 127.0.0.1:{DEFAULT_PORT}, have {text!r}")
-    return host, int(port)
+def _tls(args: argparse.Namespace, server: Server, anchors: tuple[Certificate, ...]) -> TlsOptions:
+    """What TLS needs; without --tls-ca a server may have its certificate from the CA that is trusted anyway."""
+    given = [name for name in _TLS_OPTIONS if getattr(args, name) is not None]
+    if given and not server.has_tls:
+        option = f"--{given[0].replace('_', '-')}"
+        raise UsageError(f"{option} goes with tls:// and https:// alone, have --server {args.server}")
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise UsageError("want --tls-cert FILE and --tls-key FILE, or none of them")
+    file = args.tls_key_passphrase_file
+    return TlsOptions(
+        anchors if args.tls_ca is None else tuple(load_certificates(args.tls_ca)),
+        args.tls_ca is None,
+        args.tls_cert,
+        args.tls_key,
+        file.read_bytes().rstrip(b"\r\n") if file else None,
+        args.tls_host,
+    )
+
+
+_TLS_OPTIONS: Final = ("tls_ca", "tls_host", "tls_cert", "tls_key", "tls_key_passphrase_file")
+
+
+def _unprotected(args: argparse.Namespace, server: Server) -> Unprotected:
+    if args.ref is not None or args.cert is not None:
+        raise UsageError("want --unprotected, or --ref with --secret-file, or --cert with --key; have two of them")
+    if not server.has_tls or args.tls_cert is None:
+        raise UsageError(
+            "--unprotected needs tls:// or https:// and --tls-cert: that certificate stands for protection"
+        )
+    if args.trusted is None:
+        raise UsageError("--unprotected needs --trusted FILE: the CA certificate that answers are verified with")
+    return Unprotected(load_certificates(args.tls_cert)[0])
 
 
 def _credential(args: argparse.Namespace) -> Credential:

@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from cmpd import __version__
@@ -62,6 +63,7 @@ def _init(args: argparse.Namespace, env: Env) -> int:
         args.passphrase_file,
         publish=args.publish,
         base_url=args.base_url,
+        http=args.http,
     )
     if args.subordinate:
         make_subordinate(plan, env)
@@ -108,7 +110,9 @@ def parser() -> argparse.ArgumentParser:
     add_config(checked)
     groups.add_entity(commands)
     groups.add_cert(commands)
+    groups.add_request(commands)
     groups.add_crl(commands)
+    groups.add_message(commands)
     return top
 
 
@@ -121,6 +125,7 @@ def _add_init(commands: "Commands") -> None:
         [
             "cmpd init --dir ca",
             'cmpd init --dir ca --tcp 0.0.0.0:829 --subject "/C=DE/O=Example/CN=Example CA" --key p384',
+            "cmpd init --dir ca --http 0.0.0.0:8081",
             "cmpd init --dir ca --publish 0.0.0.0:8080 --base-url http://pki.example.com:8080",
             "cmpd init --dir ca --subordinate          (have ca/ca.csr signed by the CA above, then)",
             "cmpd init --dir ca --install-certificate ca.crt --chain above.pem",
@@ -132,6 +137,12 @@ def _add_init(commands: "Commands") -> None:
         type=kinds.listen,
         metavar="HOST:PORT",
         help=f'where to listen, or "systemd" (default {DEFAULT_LISTEN})',
+    )
+    init.add_argument(
+        "--http",
+        type=kinds.listen,
+        metavar="HOST:PORT",
+        help='listen for CMP over HTTP here too, on /.well-known/cmp and /cmp; or "systemd:NAME" (default: nowhere)',
     )
     init.add_argument(
         "--subject", metavar="DN", help="name of the CA, as /C=DE/CN=x or CN=x,C=DE (default: one made up)"
@@ -167,7 +178,7 @@ def _add_init(commands: "Commands") -> None:
 
 
 def _consistent(init: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
-    decided = ("tcp", "subject", "key", "passphrase_file", "publish", "base_url")
+    decided = ("tcp", "http", "subject", "key", "passphrase_file", "publish", "base_url")
     given = [name for name in decided if getattr(args, name) is not None]
     if args.install_certificate and given:
         init.error(
@@ -175,4 +186,8 @@ def _consistent(init: argparse.ArgumentParser, args: argparse.Namespace) -> argp
         )
     if args.chain and not args.install_certificate:
         init.error("--chain goes with --install-certificate")
+    places = {"--tcp": args.tcp or DEFAULT_LISTEN, "--http": args.http, "--publish": args.publish}
+    for one, other in combinations(places, 2):
+        if places[one] == places[other] is not None and not places[one].endswith(":0"):
+            init.error(f"{one} and {other} name the same place, {places[one]}: each needs one of its own")
     return args

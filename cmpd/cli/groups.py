@@ -1,17 +1,19 @@
-"""The commands of `cmpd` that come in groups, and their arguments: entity, cert, crl. What they do is in the files
-of these names.
+"""The commands of `cmpd` that have files of their own, and their arguments: entity, cert, request, crl, message. What
+they do is in the files of these names.
 """
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cmpd.cli import arguments as kinds
-from cmpd.cli import cert, crl, entity
+from cmpd.cli import cert, crl, entity, message, request
 from cmpd.cli.arguments import Command, add_command, add_config, add_group
 from cmpd.records import CertificateState
 
 if TYPE_CHECKING:
     from cmpd.cli.arguments import Commands
+
+_REF: Final = "reference of the request (8 hex digits, as list shows it), or its whole transactionID in hex"
 
 
 def add_entity(commands: "Commands") -> None:
@@ -190,6 +192,54 @@ def _add_status(group: "Commands") -> None:
         )
 
 
+def add_request(commands: "Commands") -> None:
+    """`cmpd request ...`."""
+    group = add_group(commands, "request", "certificate requests that wait for an operator (approval = true)")
+    every = add_command(
+        group,
+        "list",
+        request.show_all,
+        "list the requests that can be decided now",
+        ["cmpd request list --config ca/cmpd.toml", "cmpd request list --all --config ca/cmpd.toml --json"],
+    )
+    every.add_argument("--all", action="store_true", help="decided, answered and expired ones too, while they are kept")
+    show = add_command(
+        group,
+        "show",
+        request.show,
+        "show one",
+        [
+            "cmpd request show 9A1F03C2 --config ca/cmpd.toml",
+            "cmpd request show 9A1F03C2 --config ca/cmpd.toml --out request.der",
+        ],
+    )
+    show.add_argument("request", type=kinds.request, metavar="REF", help=_REF)
+    show.add_argument("--out", type=kinds.path, metavar="FILE", help="write the request (PKIMessage, DER) to this file")
+    approve = add_command(
+        group,
+        "approve",
+        request.approve,
+        "approve requests; the server signs when the requester asks again; also while the server runs",
+        ["cmpd request approve 9A1F03C2 --config ca/cmpd.toml"],
+    )
+    reject = add_command(
+        group,
+        "reject",
+        request.reject,
+        "reject requests; also while the server runs",
+        ['cmpd request reject 9A1F03C2 41E1A77F --reason "unknown device" --config ca/cmpd.toml'],
+    )
+    for command in (approve, reject):
+        command.add_argument(
+            "requests", nargs="+", type=kinds.request, metavar="REF", help=f"{_REF}; each is judged alone"
+        )
+    reject.add_argument(
+        "--reason", type=kinds.refusal, required=True, metavar="TEXT", help="why; the requester is told this text"
+    )
+    for command in (every, show, approve, reject):
+        add_config(command, json=True)
+
+
 def add_crl(commands: "Commands") -> None:
     """`cmpd crl ...`."""
     group = add_group(commands, "crl", "the certificate revocation list")
@@ -226,4 +276,42 @@ def _shown_or_written(show: argparse.ArgumentParser, args: argparse.Namespace) -
     args.write = bool(args.der or args.pem or args.out)
     if args.write and (args.json or args.entries):
         show.error("--json and --entries show the CRL; --der, --pem and --out write it: do one after the other")
+    return args
+
+
+def add_message(commands: "Commands") -> None:
+    """`cmpd message`."""
+    answer = add_command(
+        commands,
+        "message",
+        message.run,
+        "answer one CMP message from standard input, by the server if it runs",
+        [
+            "cmpd message --config ca/cmpd.toml < request.der > response.der",
+            "cmpd message --config ca/cmpd.toml --mime < request.eml > reply.eml",
+        ],
+    )
+    answer.epilog = f"{answer.epilog}\n\n{message.EXIT_CODES}"
+    add_config(answer)
+    answer.add_argument("--mime", action="store_true", help="a mail with application/pkixcmp in, the reply mail out")
+    answer.add_argument(
+        "--from",
+        dest="answer_from",
+        type=kinds.address,
+        metavar="ADDRESS",
+        help="where the reply mail comes from (default: what the mail was sent to)",
+    )
+    answer.add_argument(
+        "--timeout",
+        type=kinds.duration,
+        default=message.DEFAULT_TIMEOUT,
+        metavar="DURATION",
+        help=f"how long an answer is waited for, such as 30s or 5m (default: {message.DEFAULT_TIMEOUT}s)",
+    )
+    answer.set_defaults(command=lambda args, env: message.run(_of_mail(answer, args), env))
+
+
+def _of_mail(answer: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
+    if args.answer_from and not args.mime:
+        answer.error("--from goes with --mime")
     return args

@@ -6,6 +6,7 @@ The path is the one that the server's side searches for too (cmpd.paths); here i
 import base64
 import binascii
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -49,7 +50,9 @@ class Certificate:
             if fields[0][0] != 0xA0:  # version 1 has no version field
                 fields.insert(0, fields[0])
             serial, algorithm, issuer, _, subject, key = (octets[pos:end] for _, pos, _, end in fields[1:7])
-            loaded = x509.load_der_x509_certificate(octets)
+            with warnings.catch_warnings():  # cryptography warns of names and serial numbers that others chose
+                warnings.simplefilter("ignore")
+                loaded = x509.load_der_x509_certificate(octets)
             _ = loaded.extensions  # parsed now, so that a broken one is found here and not later
         except (ValueError, IndexError, x509.DuplicateExtension) as error:
             raise VerificationError(f"not a certificate: {error}") from None

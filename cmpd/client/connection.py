@@ -10,11 +10,15 @@ Nothing at this level is authenticated: what is told here ends a request, and ne
 
 import asyncio
 import logging
+import ssl
 from collections import deque
-from dataclasses import dataclass
-from typing import Final, cast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Final, cast
 
+from cmpd.client.base import ConnectionLimits, OnWait, Patience
 from cmpd.client.errors import AnswerTimeout, ConnectError, ConnectionLost, ProtocolError, TransportError
+from cmpd.client.tls import ASK_FOR_CERTIFICATE, explain, why
 from cmpd.env import Env
 from cmpd.wire import tcpmsg
 from cmpd.wire.tcpmsg import Decoder, ErrorMsgRep, ErrorType, FinRep, Frame, Framing, PkiRep, PollRep
@@ -29,17 +33,8 @@ _ERROR_NAMES: Final[dict[int, str]] = {int(row): row.name for row in ErrorType}
 _MOST_ORDERLY_CLOSES: Final = 100
 """How often one request may be sent again because the server closed in order (close bit set) before its turn."""
 
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Times are in seconds. A request is sent at most 1 + `retries` times to servers that hang up without a word."""
-
-    connect_timeout: float = 10.0
-    answer_timeout: float = 60.0
-    max_length: int = 1 << 20  # octets of a tcp-message
-    retries: int = 2
-    in_flight: int = 64  # requests that wait for their answers at a time; further ones wait to be sent
-    poll_timeout: float = 600.0  # how long in all the server may say "not yet" by pollRep
+_TLS_CLOSE_SECONDS: Final = 1.0
+"""How long the server may take to say goodbye."""
 
 
 class _Unanswered(Exception):
@@ -53,14 +48,31 @@ class _Unanswered(Exception):
 class Connection:
     """One CMP server at `host`:`port`. Nothing is opened before the first request.
 
-    `async with` closes it; it must be used on one event loop.
+    `tls`: speak TLS; the server's certificate must be for `tls_host`, default `host`. `on_wait` is told
+    of each pollRep. `async with` closes it; it must be used on one event loop.
     """
 
-    def __init__(self, host: str, port: int, *, limits: ConnectionLimits | None = None, env: Env | None = None) -> None:
+    _ASK: ClassVar[str] = "is that its port for raw TCP, without TLS? (tls:// and http:// have ports of their own)"
+    """What a user may look at who gets no answer."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        limits: ConnectionLimits | None = None,
+        env: Env | None = None,
+        tls: ssl.SSLContext | None = None,
+        tls_host: str | None = None,
+        on_wait: OnWait | None = None,
+    ) -> None:
         self.host = host
         self.port = port
         self.limits = limits or ConnectionLimits()
         self._env = env or Env()
+        self._tls = tls
+        self._tls_host = tls_host
+        self._on_wait = on_wait
         self._link: _Link | None = None
         self._draining: set[_Link] = set()
         self._opening = asyncio.Lock()
@@ -79,8 +91,7 @@ class Connection:
         `last` asks the server to close the connection after the answer. TransportError and its subclasses say what
         went wrong. A server that says "not yet" (pollRep) is asked again when it said, up to `poll_timeout`.
         """
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self.limits.poll_timeout
+        patience = Patience(self.limits.poll_timeout, self._on_wait)
         frame = tcpmsg.pki_req(der, close=last)
         while True:
             reply = await self._exchange(frame, last=last)
@@ -90,13 +101,7 @@ class Connection:
                 return None
             if isinstance(reply, ErrorMsgRep):
                 raise _refusal(reply)
-            wait = max(1, reply.wait(self._env.now()))
-            if loop.time() + wait > give_up:
-                raise AnswerTimeout(
-                    f"the server at {self._name} has no answer yet and wants to be asked again in {wait} s,"
-                    f" want one within {self.limits.poll_timeout:g} s"
-                )
-            await asyncio.sleep(wait)
+            await patience.wait(f"the server at {self._name}", reply.wait(self._env.now()))
             frame = tcpmsg.poll_req(reply.reference, close=last)
 
     async def close(self) -> None:
@@ -125,9 +130,8 @@ class Connection:
                 except _Unanswered as ended:
                     lost, orderly = lost + (not ended.orderly), orderly + ended.orderly
                 if lost > self.limits.retries or orderly > _MOST_ORDERLY_CLOSES:
-                    raise ConnectionLost(
-                        f"the server at {self._name} closed the connection {lost + orderly} times without an answer"
-                    )
+                    text = f"the server at {self._name} closed the connection {lost + orderly} times without an answer"
+                    raise ConnectionLost(f"{text}; {ASK_FOR_CERTIFICATE if self._tls is not None else self._ASK}")
                 log.debug("no octet of an answer from %s: sending the request again", self._name)
 
     async def _ask(self, link: "_Link", frame: bytes, *, last: bool) -> Reply:
@@ -174,15 +178,50 @@ class Connection:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.limits.connect_timeout):
-                _, link = await loop.create_connection(
-                    lambda: _Link(loop, self._name, self.limits.max_length), self.host, self.port
-                )
+                return await self._dial(loop, lambda: _Link(loop, self._name, self.limits.max_length))
         except TimeoutError:
             seconds = f"{self.limits.connect_timeout:g} s"
             raise ConnectError(f"cannot connect to {self._name} within {seconds}: is the address right?") from None
+        except (ssl.SSLError, ssl.CertificateError) as error:
+            raise ConnectError(f"cannot connect to {self._name}: {explain(error)}") from None
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise ConnectError(f"cannot connect to {self._name}: {reason} (is a CMP server running there?)") from None
+            reason = why(error, tls=self._tls is not None)
+            raise ConnectError(f"cannot connect to {self._name}: {reason}") from None
+
+    async def _dial(self, loop: asyncio.AbstractEventLoop, make: "Callable[[], _Link]") -> "_Link":
+        options: dict[str, Any] = {}
+        if self._tls is not None:
+            options = {
+                "ssl": self._tls,
+                "server_hostname": self._tls_host or self.host,
+                "ssl_shutdown_timeout": _TLS_CLOSE_SECONDS,
+            }
+        _, link = await loop.create_connection(make, self.host, self.port, **options)
+        return link
+
+
+class UnixConnection(Connection):
+    """The CMP server behind the Unix domain socket at `path`: the door for programs on its own machine."""
+
+    _ASK = "is that the socket of cmpd? (local.socket in its configuration)"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        limits: ConnectionLimits | None = None,
+        env: Env | None = None,
+        on_wait: OnWait | None = None,
+    ) -> None:
+        super().__init__("", 0, limits=limits, env=env, on_wait=on_wait)
+        self.path = path
+
+    @property
+    def _name(self) -> str:
+        return str(self.path)
+
+    async def _dial(self, loop: asyncio.AbstractEventLoop, make: "Callable[[], _Link]") -> "_Link":
+        _, link = await loop.create_unix_connection(make, str(self.path))
         return link
 
 
@@ -237,9 +276,11 @@ class _Link(asyncio.Protocol):
         await self._may_write.wait()
 
     def retire(self) -> None:
-        """Send nothing more, and close when all answers have come."""
+        """Send nothing more, and close when all answers have come that somebody waits for."""
         self._retired = True
-        if not self._waiting and self._transport is not None:
+        if self._waiting and all(answer.done() for answer in self._waiting):
+            self.abort()
+        elif not self._waiting and self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
@@ -306,7 +347,10 @@ class _Link(asyncio.Protocol):
             answer = self._waiting.popleft()
             if not answer.done():
                 answer.set_exception(ConnectionLost(f"the connection to {self._name} ended inside an answer"))
-        self._fail(None)
+        # With TLS 1.3 a server refuses a client certificate only after the client's side of the handshake is done.
+        refused = isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
+        reason = f"{self._name} ended the connection: {explain(error)}" if error is not None else ""
+        self._fail(ConnectError(reason) if refused else None)
         if not self.ended.done():
             self.ended.set_result(None)
 

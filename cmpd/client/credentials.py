@@ -1,4 +1,4 @@
-"""What a client protects its messages with: a shared secret, or a key with its certificate.
+"""What a client protects its messages with: a shared secret, or a key with its certificate; or nothing.
 
 `protector(env)` is asked once per transaction: the parameters of a MAC (salt, iterations) stay the same in all its
 messages (RFC 9810 section 5.1.3.1), so its key is derived once. sender and senderKID are those of RFC 9483 section 3.1.
@@ -14,6 +14,7 @@ from cmpd.client.certificates import Certificate
 from cmpd.client.errors import ClientError
 from cmpd.client.keys import PrivateKey, public_key_info, sign, signature_algorithm
 from cmpd.env import Env
+from cmpd.message import NULL_DN
 from cmpd.protection import pbm, pbmac1
 from cmpd.protection.base import Mac
 
@@ -27,7 +28,7 @@ _COMMON_NAME: Final = der.tlv(der.OID, COMMON_NAME)
 class Protector:
     """Protects the messages of one transaction. `sender` is the DER of a GeneralName, `extra_certs` DER each.
 
-    `compute` gives the octets of PKIProtection over the DER of ProtectedPart.
+    `compute` gives the octets of PKIProtection over the DER of ProtectedPart. b"" from it, and as `algorithm`: none.
     """
 
     algorithm: bytes
@@ -92,4 +93,24 @@ class KeyAndCertificate:
         )
 
 
-Credential = SharedSecret | KeyAndCertificate
+@dataclass(frozen=True, slots=True)
+class Unprotected:
+    """Messages without protection, for a door where the TLS client certificate stands for it.
+
+    `certificate`: that one; its subject is the sender. The answers are signed all the same.
+    """
+
+    certificate: Certificate | None = None
+
+    @property
+    def sender(self) -> bytes:
+        """GeneralName: directoryName with the subject of the certificate, else the NULL-DN."""
+        return NULL_DN if self.certificate is None else der.explicit(4, self.certificate.subject)
+
+    def protector(self, env: Env) -> Protector:
+        """One that does not protect."""
+        del env
+        return Protector(b"", self.sender, None, (), lambda octets: b"")
+
+
+Credential = SharedSecret | KeyAndCertificate | Unprotected

@@ -12,7 +12,7 @@ class ClientError(CmpdError):
 
 
 class TransportError(ClientError):
-    """No CMP answer. Nothing in it is authenticated (tcp-messages carry no protection).
+    """No CMP answer. Nothing in it is authenticated (neither tcp-messages nor HTTP carry protection).
 
     `type`: the error type of an errorMsgRep (0x0101 ...), None if none came. `data`, `text`: its Data and its text.
     """
@@ -36,8 +36,15 @@ class AnswerTimeout(TransportError):
     """The connection stood, but no answer came in time. Whether the server acted on the request is not known."""
 
 
+class StillWaiting(AnswerTimeout):
+    """The server said, by whatever kind of polling, that it has no answer yet, for longer than wanted."""
+
+
 class ProtocolError(TransportError):
-    """The server sent what no tcp-message may be, or a type that a client cannot take; the connection was ended."""
+    """The server sent what no tcp-message may be, or a type that a client cannot take; the connection was ended.
+
+    Or what is no HTTP, or an answer that is too long.
+    """
 
 
 class VerificationError(ClientError):

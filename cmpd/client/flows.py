@@ -3,6 +3,9 @@
 A Client may run any number of transactions at once on its Connection. What takes long (deriving the key of a MAC,
 RSA signatures) is done on a thread, so that the others go on. A certificate that is not what was asked for is rejected
 by certConf, so that the CA can revoke it, before the error is raised.
+
+A server that has no answer yet (status waiting) is asked by pollReq until it has, or for `poll_timeout` seconds; who
+gives up before can go on later by `resume` with the octets of the request, which `Options.on_request` was told.
 """
 
 import asyncio
@@ -12,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from cryptography import x509
 
 from cmpd.asn1 import der
-from cmpd.client import general, messages, responses, revocation
+from cmpd.client import general, messages, polling, responses, revocation
+from cmpd.client.base import Exchange, OnWait, Patience
 from cmpd.client.certificates import Certificate, build_path
-from cmpd.client.connection import Connection
 from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
 from cmpd.client.errors import ClientError, CmpClientError, VerificationError
 from cmpd.client.keys import PrivateKey
@@ -22,7 +25,7 @@ from cmpd.client.messages import P10CR_ID, Request, Template
 from cmpd.client.responses import Answer, CertRep, CertResponse, StatusInfo, Trust
 from cmpd.client.revocation import RevDetails, RevocationResult
 from cmpd.env import Env
-from cmpd.message import NULL_DN
+from cmpd.message import NULL_DN, decode
 
 Accept = Callable[[Certificate], str | None]
 """A look at an issued certificate: None accepts it, a text is the reason to reject it."""
@@ -45,25 +48,41 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What may differ between requests. `recipient`: DER of the CA's GeneralName. `profile`: name for certProfile."""
+    """What may differ between requests. `recipient`: DER of the CA's GeneralName. `profile`: name for certProfile.
+
+    `on_request`: told the DER of the request before it is sent.
+    """
 
     implicit_confirm: bool = True
     profile: str | None = None
     recipient: bytes = NULL_DN
     accept: Accept | None = None
+    on_request: Callable[[bytes], None] | None = None
 
 
 class Client:
-    """Runs transactions for one credential. All methods raise ClientError (see errors.py for its kinds)."""
+    """Runs transactions for one credential. All methods raise ClientError (see errors.py for its kinds).
+
+    `poll_timeout`: how long, in seconds, the server may let one transaction wait by CMP's polling. `on_wait` is told.
+    """
 
     def __init__(
-        self, connection: Connection, credential: Credential, trust: Trust | None = None, env: Env | None = None
+        self,
+        exchange: Exchange,
+        credential: Credential,
+        trust: Trust | None = None,
+        env: Env | None = None,
+        *,
+        poll_timeout: float = 600.0,
+        on_wait: OnWait | None = None,
     ) -> None:
-        self._connection = connection
+        self._exchange = exchange
         self._credential = credential
         self._trust = trust or Trust()
         self._env = env or Env()
-        if isinstance(credential, KeyAndCertificate) and not self._trust.anchors:
+        self._poll_timeout = poll_timeout
+        self._on_wait = on_wait
+        if not isinstance(credential, SharedSecret) and not self._trust.anchors:
             raise ClientError("a trust anchor is needed: without one no signature of a server can be believed")
 
     async def enrol(
@@ -141,6 +160,16 @@ class Client:
         wanted = {template.cert_req_id: template.public_key_info for template in templates}
         return await self._transact(request, wanted, options)
 
+    async def resume(self, octets: bytes, *, options: Options | None = None) -> Enrolment:
+        """Send a request for one certificate again, as it was, and go on with its transaction where the server is.
+
+        Of `options`, `implicit_confirm` is as in the request. ClientError if it was not made with this credential.
+        """
+        request, wanted = await asyncio.to_thread(polling.read_request, octets, self._credential, self._env)
+        implicit = decode(octets).header.implicit_confirm
+        options = replace(options or Options(), implicit_confirm=implicit)
+        return _one(await self._transact(request, wanted, options))
+
     async def revoke(self, details: Sequence[RevDetails]) -> list[RevocationResult]:
         """Ask by one rr that certificates be revoked, suspended or resumed; the results are in the order of `details`.
 
@@ -183,21 +212,26 @@ class Client:
     async def _transact(
         self, request: Request, wanted: dict[int, bytes], options: Options
     ) -> list[Enrolment | ClientError]:
-        """Send, verify, confirm. `wanted`: DER of the SubjectPublicKeyInfo by certReqId."""
-        answer = await self._ask(request)
-        rep = responses.read_cert_rep(answer)
-        by_id = {one.cert_req_id: one for one in rep.responses}
-        if sorted(by_id) != sorted(wanted) or len(rep.responses) != len(by_id):
-            have = ", ".join(str(one.cert_req_id) for one in rep.responses) or "none"
-            raise VerificationError(f"answer: want certReqId {', '.join(map(str, wanted))}, have {have}")
-        implicit = options.implicit_confirm and answer.envelope.header.implicit_confirm
-        results = [self._judge(by_id[i], key, answer, rep, options, implicit) for i, key in wanted.items()]
-        if not implicit:
-            issued = [(by_id[i], result) for i, result in zip(wanted, results, strict=True)]
-            statuses = [_cert_status(one, result) for one, result in issued if one.certificate is not None]
-            if statuses:
-                await self._confirm(request, answer, statuses)
-        return results
+        """Send, verify, confirm; poll for what waits. `wanted`: DER of the SubjectPublicKeyInfo by certReqId."""
+        if options.on_request is not None:
+            options.on_request(request.der)
+        patience = Patience(self._poll_timeout, self._on_wait)
+        answer = await self._ask(request, patience)
+        results: dict[int, Enrolment | ClientError] = {}
+        waiting, first = list(wanted), True
+        while True:
+            rep = responses.read_cert_rep(answer)
+            last, settled = answer, _settled(rep, waiting, first=first)
+            implicit = options.implicit_confirm and answer.envelope.header.implicit_confirm
+            judged = {i: self._judge(one, wanted[i], answer, rep, options, implicit) for i, one in settled.items()}
+            statuses = [_cert_status(settled[i], result) for i, result in judged.items() if settled[i].certificate]
+            if statuses and not implicit:
+                last = await self._confirm(request, answer, statuses)
+            results |= judged
+            waiting = [i for i in waiting if i not in judged]
+            if not waiting:
+                return [results[i] for i in wanted]
+            answer, first = await self._poll(request, last, waiting, patience), False
 
     def _judge(
         self, one: CertResponse, key: bytes, answer: Answer, rep: CertRep, options: Options, implicit: bool
@@ -216,8 +250,8 @@ class Client:
             return error
         return Enrolment(one.certificate, chain, rep.ca_pubs, one.status, answer.protected_by, implicit)
 
-    async def _confirm(self, request: Request, answer: Answer, statuses: Sequence[bytes]) -> None:
-        """Send certConf and wait for the pkiconf."""
+    async def _confirm(self, request: Request, answer: Answer, statuses: Sequence[bytes]) -> Answer:
+        """Send certConf; the pkiconf."""
         header = answer.envelope.header
         confirmation = await asyncio.to_thread(
             messages.protect,
@@ -229,13 +263,53 @@ class Client:
             transaction_id=request.transaction_id,
             recip_nonce=header.sender_nonce,
         )
-        await self._ask(confirmation)
+        return await self._ask(confirmation)
 
-    async def _ask(self, request: Request) -> Answer:
-        octets = await self._connection.request(request.der)
+    async def _ask(self, request: Request, patience: Patience | None = None) -> Answer:
+        """The answer to a request, in the end: an error with the status waiting is polled behind."""
+        answer = await self._send(request)
+        if answer.envelope.body_name == "error":
+            patience = patience or Patience(self._poll_timeout, self._on_wait)
+            answer = await self._poll(request, answer, [polling.WHOLE_MESSAGE], patience)
+        return answer
+
+    async def _poll(self, request: Request, last: Answer, waiting: Sequence[int], patience: Patience) -> Answer:
+        """Ask by pollReq until there is an answer that says more than waiting (RFC 9810 section 5.3.22)."""
+        while True:
+            poll = await asyncio.to_thread(polling.poll_request, request, last, waiting, self._env)
+            last = await self._send(poll, original=request)
+            seconds, reason = 0, ""
+            if last.envelope.body_name == "pollRep":
+                seconds, reason = polling.read_poll_rep(last)
+            elif not _waits(last):
+                return last
+            await patience.wait("the server", seconds, reason)
+
+    async def _send(self, request: Request, *, original: Request | None = None) -> Answer:
+        octets = await self._exchange.request(request.der)
         if octets is None:
-            raise VerificationError(f"the server has no CMP answer to {request.body} (finRep); want one")
-        return await asyncio.to_thread(responses.verify, octets, request, self._credential, self._trust, self._env)
+            raise VerificationError(f"the server has no CMP answer to {request.body}; want one")
+        return await asyncio.to_thread(
+            responses.verify, octets, request, self._credential, self._trust, self._env, original=original
+        )
+
+
+def _waits(answer: Answer) -> bool:
+    """Whether an answer to a pollReq only repeats that nothing is ready."""
+    body = answer.envelope.body_name
+    if body in ("ip", "cp", "kup"):
+        return all(one.status.status == "waiting" for one in responses.read_cert_rep(answer).responses)
+    return body == "error"
+
+
+def _settled(rep: CertRep, waiting: Sequence[int], *, first: bool) -> dict[int, CertResponse]:
+    """The responses that are no longer waiting, by certReqId; what a later answer leaves out still waits."""
+    by_id = {one.cert_req_id: one for one in rep.responses}
+    fits = sorted(by_id) == sorted(waiting) if first else by_id.keys() <= set(waiting)
+    if not fits or len(rep.responses) != len(by_id):
+        have = ", ".join(str(one.cert_req_id) for one in rep.responses) or "none"
+        raise VerificationError(f"answer: want certReqId {', '.join(map(str, waiting))}, have {have}")
+    return {i: by_id[i] for i in waiting if i in by_id and by_id[i].status.status != "waiting"}
 
 
 def _one(results: Sequence[Enrolment | ClientError]) -> Enrolment:

@@ -47,14 +47,17 @@ def public_key_info(key: PrivateKey) -> bytes:
     return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def load_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
-    """Read a private key from a PEM or DER file (PKCS #8 or the older forms). ClientError says what is wrong."""
+def load_key(path: Path, passphrase: bytes | None = None, *, option: str = "--key-passphrase-file") -> PrivateKey:
+    """Read a private key from a PEM or DER file (PKCS #8 or the older forms). ClientError says what is wrong.
+
+    `option`: what gives the passphrase, for that text.
+    """
     octets = path.read_bytes()
     load = serialization.load_pem_private_key if b"-----BEGIN" in octets else serialization.load_der_private_key
     try:
         key = load(octets, passphrase)
     except TypeError:
-        wanted = "is encrypted: give --key-passphrase-file" if passphrase is None else "is not encrypted"
+        wanted = f"is encrypted: give {option}" if passphrase is None else "is not encrypted"
         raise ClientError(f"private key {path} {wanted}") from None
     except ValueError:
         reason = "wrong passphrase, or not a private key" if passphrase is not None else "not a private key"

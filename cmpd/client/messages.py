@@ -118,15 +118,16 @@ def protect(
     recip_nonce: bytes | None = None,
     pvno: int = 2,
 ) -> Request:
-    """A protected PKIMessage. `content`: DER of the body's alternative; `info`: DER of each generalInfo item.
+    """A PKIMessage, protected unless the credential is Unprotected.
 
-    Without `transaction_id` it is the first message of a transaction.
+    `content`: DER of the body's alternative; `info`: DER of each generalInfo item. Without `transaction_id` it is
+    the first message of a transaction.
     """
     transaction_id = transaction_id or env.random(16)
     nonce = env.random(16)
     optional: list[tuple[int, bytes | None]] = [
         (0, der.encode_generalized_time(env.now())),
-        (1, protector.algorithm),
+        (1, protector.algorithm or None),
         (2, _octets(protector.sender_kid)),
         (4, der.encode_octets(transaction_id)),
         (5, der.encode_octets(nonce)),
@@ -136,7 +137,7 @@ def protect(
     fields = (der.explicit(number, value) for number, value in optional if value is not None)
     header = der.seq(der.encode_integer(pvno), protector.sender, recipient, *fields)
     part = header + der.explicit(BODY_TYPES[body], content)
-    octets = encode_message(part, protector.compute(der.seq(part)), protector.extra_certs)
+    octets = encode_message(part, protector.compute(der.seq(part)) or None, protector.extra_certs)
     return Request(body, octets, transaction_id, nonce, protector)
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from cmpd.asn1 import der
 from cmpd.client.certificates import Certificate, build_path
-from cmpd.client.credentials import Credential, SharedSecret
+from cmpd.client.credentials import Credential, SharedSecret, Unprotected
 from cmpd.client.errors import CmpClientError, VerificationError
 from cmpd.client.messages import Request
 from cmpd.env import Env
@@ -96,10 +96,20 @@ class Answer:
     extra_certs: tuple[Certificate, ...]
 
 
-def verify(octets: bytes, request: Request, credential: Credential, trust: Trust, env: Env) -> Answer:
+def verify(
+    octets: bytes,
+    request: Request,
+    credential: Credential,
+    trust: Trust,
+    env: Env,
+    *,
+    original: Request | None = None,
+) -> Answer:
     """Verify that this is the answer to `request`, made by who may answer it.
 
-    VerificationError if it must not be believed; CmpClientError if it is an `error`, protected or not.
+    `original`: what a pollReq asks about; a pollRep or the answer to that one is taken then. VerificationError if it
+    must not be believed; CmpClientError if it is an `error`, protected or not, but for a protected one with the status
+    waiting, which is returned: it asks for a pollReq (RFC 9483 section 4.4).
     """
     with believing():
         envelope = decode(octets)
@@ -108,12 +118,14 @@ def verify(octets: bytes, request: Request, credential: Credential, trust: Trust
             _refuse_unprotected(envelope)
         extra = _certificates(envelope.extra_certs)
         protected_by = _verify_protection(envelope, extra, request, credential, trust, env)
-        _check_nonce(envelope, request)
-        if envelope.body_name == "error":
-            raise _error(envelope.body, protected_by)
-        wanted = ANSWERS[request.body]
-        if envelope.body_name != wanted:
-            raise VerificationError(f"answer: want {wanted} to {request.body}, have {envelope.body_name}")
+        body, wanted = envelope.body_name, ANSWERS.get((original or request).body, "error")
+        _check_nonce(envelope, request, None if body == "pollRep" else original)
+        if body == "error":
+            refusal = _error(envelope.body, protected_by)
+            if refusal.status != "waiting":
+                raise refusal
+        elif body != wanted and not (body == "pollRep" and original is not None):
+            raise VerificationError(f"answer: want {wanted} to {request.body}, have {body}")
         return Answer(envelope, protected_by, extra)
 
 
@@ -139,8 +151,10 @@ def _check_binding(envelope: Envelope, request: Request) -> None:
         raise VerificationError("answer: its transactionID is not the request's")
 
 
-def _check_nonce(envelope: Envelope, request: Request) -> None:
-    if envelope.header.recip_nonce != request.sender_nonce:
+def _check_nonce(envelope: Envelope, request: Request, original: Request | None) -> None:
+    """recipNonce; after polling that of the request that is answered at last will do (RFC 9483 section 4.4)."""
+    sent = {one.sender_nonce for one in (request, original) if one is not None}
+    if envelope.header.recip_nonce not in sent:
         raise VerificationError("answer: its recipNonce is not the request's senderNonce")
     nonce = envelope.header.sender_nonce
     if nonce is None or len(nonce) < 16:
@@ -179,7 +193,7 @@ def _verify_protection(
     trust: Trust,
     env: Env,
 ) -> str:
-    """Who vouches for the answer, in the kind of the request.
+    """Who vouches for the answer, in the kind of the request; by a signature if the request had no protection.
 
     An `error` to a request with a MAC may be signed: a server does not MAC what it says to somebody who did not show
     the secret. Without a trust anchor that error is as good as unprotected.
@@ -191,7 +205,8 @@ def _verify_protection(
     if isinstance(credential, SharedSecret) and envelope.body_name != "error":
         raise VerificationError("answer: want it protected by a MAC as the request was, have a signature")
     if is_mac:
-        raise VerificationError("answer: want it protected by a signature as the request was, have a MAC")
+        why = "" if isinstance(credential, Unprotected) else " as the request was"
+        raise VerificationError(f"answer: want it protected by a signature{why}, have a MAC")
     if not trust.anchors:
         raise _error(envelope.body, None)
     return _verify_signature(envelope, algorithm, extra, trust, env.now())
@@ -323,13 +338,13 @@ def read_status(data: bytes, pos: int, end: int) -> StatusInfo:
     for tag, _, inner, after in fields[1:]:
         if tag == der.SEQUENCE:
             strings = der.children(data, inner, after, 100)
-            text = "; ".join(_printable(data[first:last]) for _, _, first, last in strings)
+            text = "; ".join(printable(data[first:last]) for _, _, first, last in strings)
         elif tag == der.BIT_STRING:
             fail_info = _fail_info(data[inner + 1 : after])
     return StatusInfo(status, text, fail_info)
 
 
-def _printable(octets: bytes) -> str:
+def printable(octets: bytes) -> str:
     """A peer's text for a terminal: no control characters, at most 1,000 characters."""
     text = octets.decode("utf-8", "replace")[:1000]
     return "".join(character if character.isprintable() else " " for character in text)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from cmpd.handlers import cert_req, confirm, general, revoke
+from cmpd.handlers import cert_req, confirm, general, polling, revoke
 from cmpd.handlers.base import Handler
 
 HANDLERS: Final[dict[str, Handler]] = {
@@ -15,6 +15,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "certConf": confirm.handle_cert_conf,
     "pkiconf": confirm.handle_pkiconf,
     "error": confirm.handle_error,
+    "pollReq": polling.handle,
 }
 
 ANNOUNCEMENTS: Final = frozenset({"ckuann", "cann", "rann", "crlann"})

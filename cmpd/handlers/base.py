@@ -11,6 +11,7 @@ from cmpd.config_status import RevocationConfig
 from cmpd.env import Env
 from cmpd.frozen import frozen
 from cmpd.handlers.attempts import Attempts
+from cmpd.origin import Origin, Waiting
 from cmpd.profiles import Profile
 from cmpd.protection.base import Offload, ProtectionPolicy, VerifiedRequest
 from cmpd.records import CertificateState, TransactionRecord, TransactionState
@@ -91,10 +92,12 @@ class Claim:
 
 @frozen
 class Context:
-    """One request's surroundings. `record`: the transaction it continues, None for a first message.
+    """One request's surroundings. `record`: the transaction it continues, None for a first message. A certificate
+    request that waited for an operator is handled anew with the record of its own transaction.
 
-    `as_of`: the store's generation that its verification rests on. `nonce`: the senderNonce its answer will have.
-    `claim`: a handler that makes something durable before it returns says there how to take that back.
+    `origin`: where it came in. `as_of`: the store's generation that its verification rests on. `nonce`: the senderNonce
+    its answer will have. `claim`: a handler that makes something durable before it returns says there how to take that
+    back.
     """
 
     service: Service
@@ -102,6 +105,7 @@ class Context:
     transaction_id: bytes
     nonce: bytes = field(repr=False)
     as_of: int
+    origin: Origin
     record: TransactionRecord | None = None
     claim: Claim = field(default_factory=Claim)
 
@@ -142,7 +146,9 @@ class Reply:
     """An answer's body with what must be durable before it is sent. `body_type` None: no CMP answer (finRep).
 
     `changes` are written in one unit together with the answer's octets. `after_write` is called when they are durable
-    (for the audit log).
+    (for the audit log). `kept_as`: SHA-256 of the requests that get these octets when they come again, None: this one
+    alone. `nonce`: senderNonce, None: the context's. `rev_passphrase`: one was taken from the request's header before.
+    `waiting`: not ready, to be said by the transport instead of a body.
     """
 
     body_type: int | None
@@ -152,6 +158,10 @@ class Reply:
     confirm_wait: int | None = None
     extra_certs: tuple[bytes, ...] = field(default=(), repr=False)
     after_write: Callable[[], None] | None = None
+    kept_as: tuple[bytes, ...] | None = None
+    nonce: bytes | None = field(default=None, repr=False)
+    rev_passphrase: bool = False
+    waiting: Waiting | None = None
 
 
 Handler = Callable[[Context], Awaitable[Reply]]

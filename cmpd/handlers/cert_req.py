@@ -3,6 +3,9 @@
 For each request in the message: key -> proof-of-possession -> policy -> profile, which gives a Grant or a rejection of
 that one request. All grants of a message become intents, durable in one unit together with the transaction; then they
 are signed; the certificates become durable together with the answer, which the responder writes.
+
+If an operator has to approve one of them, the whole message waits instead (waiting.py), and comes here a second time
+when somebody asks for it and it was approved (polling.py): then with the record of its transaction.
 """
 
 from collections.abc import Sequence
@@ -24,9 +27,10 @@ from cmpd.controls import check_controls
 from cmpd.errors import CmpError, NotAuthorized, StoreConflict
 from cmpd.frozen import frozen
 from cmpd.handlers.base import Context, Reply
+from cmpd.handlers.waiting import ANSWERS, add_waiting, approved_profiles, needs_approval, not_ready
 from cmpd.lifecycle import NEXT as CERTIFICATE_NEXT
 from cmpd.lifecycle import Event as CertificateEvent
-from cmpd.message import BODY_TYPES, Envelope
+from cmpd.message import BODY_TYPES, ID_IT_REV_PASSPHRASE, Envelope
 from cmpd.outline import outline
 from cmpd.policy import (
     allow,
@@ -45,11 +49,9 @@ from cmpd.records import (
     TransactionState,
 )
 from cmpd.replies import CertResponse, cert_rep_body
-from cmpd.requests import CertRequest, read_cert_req_messages, read_p10cr
+from cmpd.requests import P10CR_ID, CertRequest, read_cert_req_messages, read_p10cr
 from cmpd.transaction import NEXT as TRANSACTION_NEXT
 from cmpd.transaction import Event as TransactionEvent
-
-ANSWERS: Final = {"ir": "ip", "cr": "cp", "p10cr": "cp", "kur": "kup"}
 
 
 @frozen
@@ -64,10 +66,12 @@ class _Decision:
 async def handle(context: Context) -> Reply:
     """The answer to a certificate request; StoreConflict and StaleRead are the responder's to handle."""
     envelope, requester = context.request.envelope, context.request.requester
-    implicit = envelope.header.implicit_confirm and context.service.enrolment.implicit_confirm
+    implicit = envelope.header.implicit_confirm
     if envelope.body_name == "kur":
-        check_update(requester)
+        check_update(requester, envelope.protection)
     decisions = _decide_all(context, envelope)
+    if needs_approval(context, [d.grant for d in decisions]):
+        return await _wait(context, decisions)
     intents = [_prepare(context, d.request.cert_req_id, d.grant) for d in decisions if d.grant is not None]
     if not intents:
         return _reject(context, decisions)
@@ -76,11 +80,10 @@ async def handle(context: Context) -> Reply:
     except StoreConflict as conflict:
         if conflict.reason not in _USE_CONFLICTS:
             raise
-        fault = NotAuthorized(_USE_CONFLICTS[conflict.reason])
-        return _reject(context, [_Decision(d.request, fault=d.fault or fault) for d in decisions])
+        return _reject_granted(context, decisions, conflict.reason)
     context.claim.undo = lambda: _undo(context, intents)
     signed = {intent.cert_req_id: await context.service.ca.sign(intent) for intent in intents}
-    return _grant(context, decisions, intents, signed, implicit=implicit)
+    return _grant(context, decisions, intents, signed, implicit_asked=implicit)
 
 
 _USE_CONFLICTS: Final = {
@@ -89,19 +92,82 @@ _USE_CONFLICTS: Final = {
 }
 
 
+async def _wait(context: Context, decisions: list[_Decision]) -> Reply:
+    """Keep the request for an operator, unless it could not be granted afterwards either."""
+    requester = context.request.requester
+    if counts_as_use(requester):
+        entity = await context.service.store.find_entity_by_id(requester.entity.id)
+        left = 0 if entity is None else entity.uses_left
+        if left is not None and left < sum(d.grant is not None for d in decisions):
+            return _reject_granted(context, decisions, "entity used up")
+    kept = add_waiting(context, [decision.grant for decision in decisions])
+    opened = replace(context.transaction(TransactionState.WAITING), sender_certificate=requester.certificate)
+    ids = [decision.request.cert_req_id for decision in decisions]
+    reply = not_ready(context, kept.waiting, ids, (OpenTransaction(opened), kept))
+    return replace(
+        reply, after_write=lambda: audit.request_waits(kept.waiting, context.request.requester.entity.reference)
+    )
+
+
+def cert_req_ids(context: Context) -> tuple[int, ...]:
+    """The certReqIds of a certificate request."""
+    return tuple(request.cert_req_id for request in _read(context.request.envelope, _limit(context)))
+
+
+def reject_all(context: Context, fault: CmpError) -> Reply:
+    """The answer that rejects everything that a message asks for."""
+    try:
+        requests = _read(context.request.envelope, _limit(context))
+    except CmpError:
+        requests = (_unreadable(context.request.envelope),)
+    return _reject(context, [_Decision(request, fault=fault) for request in requests])
+
+
+def begin(context: Context, state: TransactionState) -> Change:
+    """What opens the transaction, in PROCESSING or ENDED; or takes it out of WAITING."""
+    record = context.record
+    if record is None:
+        return OpenTransaction(context.transaction(state))
+    event = TransactionEvent.APPROVED if state is TransactionState.PROCESSING else TransactionEvent.REJECTED
+    following = TRANSACTION_NEXT[TransactionState.WAITING, event]
+    if following is TransactionState.PROCESSING:  # nothing was sent: perhaps it has to wait again (Store.recover)
+        return MoveTransaction(record.id, TransactionState.WAITING, following, record.server_nonce)
+    now = int(context.service.env.now())
+    return MoveTransaction(record.id, TransactionState.WAITING, following, context.nonce, ended_at=now)
+
+
 # --- deciding ------------------------------------------------------------------------------------------------------
 
 
 def _decide_all(context: Context, envelope: Envelope) -> list[_Decision]:
     """A body that cannot be read is rejected in the answer of its kind (RFC 9483 section 3.6.2), under certReqId 0."""
     try:
-        requests = _read(envelope, context.service.enrolment.max_requests_per_message)
+        requests = _read(envelope, _limit(context))
     except CmpError as fault:
-        cert_req_id = -1 if envelope.body_name == "p10cr" else 0
-        return [_Decision(CertRequest.unreadable(cert_req_id), fault=fault)]
+        return [_Decision(_unreadable(envelope), fault=fault)]
+    if context.record is not None and context.record.waiting is not None:
+        approved = approved_profiles(context.record.waiting, len(requests))
+        return [_decide_approved(context, *pair) for pair in zip(requests, approved, strict=True)]
     profiles = check_profiles(envelope.header, len(requests))
-    unnamed = [""] * (len(requests) - len(profiles))
+    unnamed = [context.origin.profile] * (len(requests) - len(profiles))
     return [_decide(context, *pair) for pair in zip(requests, (*profiles, *unnamed), strict=True)]
+
+
+def _decide_approved(context: Context, request: CertRequest, profile: str) -> _Decision:
+    """As `_decide`, but nothing is granted that the operator has not seen."""
+    decision = _decide(context, request, profile)
+    if profile or decision.grant is None:
+        return decision
+    fault = NotAuthorized("the request could not be granted when it came, so the operator has not approved it")
+    return _Decision(request, fault=fault)
+
+
+def _limit(context: Context) -> int:
+    return context.service.enrolment.max_requests_per_message
+
+
+def _unreadable(envelope: Envelope) -> CertRequest:
+    return CertRequest.unreadable(P10CR_ID if envelope.body_name == "p10cr" else 0)
 
 
 def _read(envelope: Envelope, limit: int) -> tuple[CertRequest, ...]:
@@ -118,7 +184,12 @@ def _decide(context: Context, request: CertRequest, wanted_profile: str) -> _Dec
         check_expiry(requester, now)
         check_controls(request, body, requester)
         name = choose_profile(
-            requester, wanted_profile, body, service.profiles.keys(), service.enrolment.default_profile
+            requester,
+            wanted_profile,
+            body,
+            service.profiles.keys(),
+            service.enrolment.default_profile,
+            of_door=context.origin.door.profile,
         )
         check_issuer(request, service.ca.name, requester)
         names = allow(request, body, requester, service.enrolment.certificate_holder_may_ask_for)
@@ -155,7 +226,7 @@ def _claim(context: Context, intents: list[Intent]) -> list[Change]:
     requester = context.request.requester
     uses = len(intents) if counts_as_use(requester) else 0
     return [
-        OpenTransaction(context.transaction(TransactionState.PROCESSING)),
+        begin(context, TransactionState.PROCESSING),
         *[TakeUse(requester.entity.id, context.transaction_id)] * uses,
         *map(AddIntent, intents),
     ]
@@ -176,12 +247,22 @@ def _undo(context: Context, intents: list[Intent]) -> list[Change]:
 
 
 def _grant(
-    context: Context, decisions: list[_Decision], intents: list[Intent], signed: dict[int, bytes], *, implicit: bool
+    context: Context,
+    decisions: list[_Decision],
+    intents: list[Intent],
+    signed: dict[int, bytes],
+    *,
+    implicit_asked: bool,
 ) -> Reply:
-    """The second unit: certificates, transaction and answer become durable together."""
+    """The second unit: certificates, transaction and answer become durable together.
+
+    Where confirmation is not awaited, certConf may come all the same, so the transaction waits for it.
+    """
     service, requester = context.service, context.request.requester
     now = int(service.env.now())
-    event = CertificateEvent.SIGN_CONFIRMED if implicit else CertificateEvent.SIGN
+    awaited = any(service.profiles[intent.profile].rules.await_confirmation for intent in intents)
+    implicit = implicit_asked and (service.enrolment.implicit_confirm or not awaited)
+    event = CertificateEvent.SIGN if awaited and not implicit else CertificateEvent.SIGN_CONFIRMED
     state = CERTIFICATE_NEXT[CertificateState.INTENDED, event]
     confirm_by = None if implicit else now + service.enrolment.confirm_wait
     answered = TransactionEvent.ANSWER_FINAL if implicit else TransactionEvent.ANSWER_CONFIRMING
@@ -202,10 +283,15 @@ def _grant(
         cert_rep_body([_response(decision, signed) for decision in decisions], _ca_pubs(context)),
         tuple(changes),
         implicit_confirm=implicit,
-        confirm_wait=confirm_by,
+        confirm_wait=confirm_by if awaited else None,
+        rev_passphrase=context.record is not None and _brought_passphrase(context),
         extra_certs=service.ca.issuing_chain,
         after_write=lambda: _audit(context, decisions, intents, state),
     )
+
+
+def _brought_passphrase(context: Context) -> bool:
+    return context.request.envelope.header.info(ID_IT_REV_PASSPHRASE) is not None
 
 
 def _response(decision: _Decision, signed: dict[int, bytes]) -> CertResponse:
@@ -232,9 +318,15 @@ def _reject(context: Context, decisions: list[_Decision]) -> Reply:
     return Reply(
         _answer_type(context),
         cert_rep_body([_response(decision, {}) for decision in decisions], ()),
-        (OpenTransaction(context.transaction()),),
+        (begin(context, TransactionState.ENDED),),
+        rev_passphrase=context.record is not None and _brought_passphrase(context),
         after_write=lambda: _audit(context, decisions),
     )
+
+
+def _reject_granted(context: Context, decisions: list[_Decision], conflict: str) -> Reply:
+    fault = NotAuthorized(_USE_CONFLICTS[conflict])
+    return _reject(context, [_Decision(d.request, fault=d.fault or fault) for d in decisions])
 
 
 def _audit(

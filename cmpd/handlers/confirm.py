@@ -1,7 +1,9 @@
 """What ends the wait for confirmation: certConf, pkiconf, an error message, or the time (RFC 9810 sections 5.3.17,
 5.3.18, 5.3.21; RFC 9483 section 4.1.1).
 
-A certificate that is not accepted is revoked. Its enrolment stays counted: it was in the requester's hands.
+A certificate that is not accepted is revoked. Its enrolment stays counted: it was in the requester's hands. Where the
+profile awaits no confirmation it is confirmed already when certConf comes: acceptance and the end of the time change
+nothing then, and rejection revokes it as well.
 """
 
 import hmac
@@ -26,7 +28,6 @@ from cmpd.records import (
     CertificateRecord,
     CertificateState,
     TransactionRecord,
-    TransactionState,
 )
 from cmpd.replies import error_body, pkiconf_body
 from cmpd.requests import P10CR_ID, CertStatus, read_cert_conf
@@ -36,6 +37,9 @@ from cmpd.transaction import check_continues
 
 _REASON = "cessationOfOperation"
 """CRLReason of a certificate that its end entity never took into use."""
+
+_WAITS = (CertificateState.ISSUED, CertificateState.CONFIRMED)
+"""States of certificates whose transaction takes certConf."""
 
 _SLICE = 64  # transactions that lapse in one commit
 
@@ -97,10 +101,12 @@ async def handle_pkiconf(context: Context) -> Reply:
 
 
 async def handle_error(context: Context) -> Reply:
-    """The answer to an error from a client: pkiconf. If certConf was awaited, the certificates are rejected."""
+    """The answer to an error from a client: pkiconf. If certConf was awaited, the certificates are rejected; a request
+    that waits for an operator waits no more.
+    """
     load_strict(ErrorMsgContent, context.request.envelope.body, noun="ErrorMsgContent")
     body_type, body = pkiconf_body()
-    if context.record is None or context.record.state is not TransactionState.CONFIRMING:
+    if context.record is None or (context.record.state, TransactionEvent.ERROR) not in TRANSACTION_NEXT:
         return Reply(body_type, body)  # nothing hangs on it any more
     record = _continue(context, TransactionEvent.ERROR)
     changes, after_write = _decide(context.service, record, set(), context.nonce, TransactionEvent.ERROR)
@@ -134,7 +140,7 @@ def _find(record: TransactionRecord, status: CertStatus) -> CertificateRecord:
     if record.body == "p10cr" and status.cert_req_id in (0, P10CR_ID):
         wanted = {0, P10CR_ID}
     for certificate in record.certificates:
-        if certificate.cert_req_id in wanted and certificate.state is CertificateState.ISSUED:
+        if certificate.cert_req_id in wanted and certificate.state in _WAITS:
             return certificate
     raise BadCertId(f"CertStatus.certReqId: no certificate with {status.cert_req_id} waits in this transaction")
 
@@ -161,24 +167,28 @@ def _decide(
     event: TransactionEvent,
 ) -> _End:
     now = int(service.env.now())
-    refused = CertificateEvent.LAPSE if event is TransactionEvent.LAPSE else CertificateEvent.REJECT
+    lapses = event is TransactionEvent.LAPSE
     changes: list[Change] = []
-    waiting = [c for c in record.certificates if c.state is CertificateState.ISSUED]
-    for certificate in waiting:
-        outcome = CertificateEvent.CONFIRM if certificate.serial in accepted else refused
+    moved: list[CertificateRecord] = []
+    for certificate in record.certificates:
+        outcome = _outcome(certificate, certificate.serial in accepted, lapses)
+        if outcome is None:
+            continue
         following = CERTIFICATE_NEXT[certificate.state, outcome]
         reason = None if outcome is CertificateEvent.CONFIRM else _REASON
         changes.append(MoveCertificate(certificate.serial, certificate.state, following, now, reason, str(event)))
-    changes.append(
-        MoveTransaction(
-            record.id,
-            TransactionState.CONFIRMING,
-            TRANSACTION_NEXT[TransactionState.CONFIRMING, event],
-            nonce,
-            ended_at=now,
-        )
-    )
-    return tuple(changes), lambda: _tell(service, waiting, accepted, str(event))
+        moved.append(certificate)
+    changes.append(MoveTransaction(record.id, record.state, TRANSACTION_NEXT[record.state, event], nonce, ended_at=now))
+    return tuple(changes), lambda: _tell(service, moved, accepted, str(event))
+
+
+def _outcome(certificate: CertificateRecord, accepted: bool, lapses: bool) -> CertificateEvent | None:
+    """What the end of the wait means for a certificate, None = nothing."""
+    if certificate.state is CertificateState.ISSUED:
+        refused = CertificateEvent.LAPSE if lapses else CertificateEvent.REJECT
+        return CertificateEvent.CONFIRM if accepted else refused
+    refused_late = certificate.state is CertificateState.CONFIRMED and not accepted and not lapses
+    return CertificateEvent.REVOKE if refused_late else None
 
 
 def _tell(service: Service, certificates: Sequence[CertificateRecord], accepted: set[bytes], cause: str) -> None:

@@ -12,11 +12,13 @@ Rules that are decided here:
 * What cannot be kept is refused with an error message, and the request it came with is not carried out.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
+from cmpd import audit
 from cmpd.asn1 import der
 from cmpd.asn1.names import same_name
-from cmpd.changes import SetRevocationPassphrase
+from cmpd.changes import Change, SetRevocationPassphrase
 from cmpd.cms import CannotDecrypt, DerivationLimits, KeyTransport, RecipientId, open_encrypted_key, read_encrypted_key
 from cmpd.credentials import passphrase_reference
 from cmpd.errors import BadDataFormat, BadRequest, NotAuthorized
@@ -30,6 +32,7 @@ from cmpd.records import (
     RevocationPassphrase,
     TransactionState,
 )
+from cmpd.transaction import CONTINUES
 
 PASSPHRASE_CONFLICTS: Final = {
     "passphrase identifier in use": "revPassphrase: its key identifier is in use; choose another one",
@@ -50,15 +53,26 @@ _MAX_ENCRYPTED: Final = 1024  # octets: the longest passphrase with its padding
 async def receive_in_header(context: Context) -> tuple[SetRevocationPassphrase, ...]:
     """What keeps the passphrase in the generalInfo of a request, () if it has none; CmpError if it cannot be taken."""
     items = [item for item in context.request.envelope.header.general_info if item.type == ID_IT_REV_PASSPHRASE]
-    if not items:
+    body = context.request.envelope.body_name
+    if not items or (context.record is not None and body not in CONTINUES):  # of what waited it was taken before
         return ()
     if len(items) > 1:
         raise BadDataFormat("generalInfo revPassphrase: want one, have more")
-    body = context.request.envelope.body_name
-    waits = context.record is not None and context.record.state is TransactionState.CONFIRMING
-    if body == "pkiconf" or (body == "error" and not waits):  # nothing is answered, or nothing is written
+    waits = context.record is not None and context.record.state in (
+        TransactionState.CONFIRMING,
+        TransactionState.WAITING,
+    )
+    if body in ("pkiconf", "pollReq") or (body == "error" and not waits):  # nothing is answered, or nothing is written
         raise BadRequest(f"generalInfo revPassphrase: not taken in {body}; send it in genm")
     return (await receive(context, items[0].value),)
+
+
+def tell_received(context: Context, changes: Sequence[Change]) -> None:
+    """Tell the audit log of the passphrases among changes that are durable."""
+    reference = context.request.requester.entity.reference
+    for change in changes:
+        if isinstance(change, SetRevocationPassphrase):
+            audit.passphrase_received(change.passphrase.key_id, reference, context.transaction_id)
 
 
 async def receive(context: Context, value: bytes | None) -> SetRevocationPassphrase:

@@ -141,7 +141,8 @@ class Protector:
 class VerifiedRequest:
     """A request whose protection was verified; only protection.verify makes one.
 
-    `secret`: the shared secret that protected it, None with a signature; a publicKeyMAC is verified with it.
+    Its protection is a MAC, a signature, or none: then the TLS client certificate of the channel stands for it.
+    `secret`: the shared secret that protected it, else None; a publicKeyMAC is verified with it.
     """
 
     envelope: Envelope

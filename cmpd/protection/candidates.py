@@ -60,7 +60,7 @@ def _looks_right(envelope: Envelope, certificate: bytes) -> bool:
         subject, key_identifier = read_identity(certificate)
         if envelope.header.sender_kid is not None:
             return key_identifier == envelope.header.sender_kid
-        return _is_sender(envelope.header.sender, subject)
+        return is_sender(envelope.header.sender, subject)
     except der.DerError:
         return False  # a certificate that nobody can read is as good as not there
 
@@ -70,13 +70,14 @@ def _misfit(envelope: Envelope, found: SenderCredential) -> BadMessageCheck | No
     if sender_kid is not None and sender_kid != found.key_identifier:
         return BadMessageCheck("senderKID: want the SubjectKeyIdentifier of the protection certificate, have another")
     try:
-        fits = _is_sender(envelope.header.sender, found.subject)
+        fits = is_sender(envelope.header.sender, found.subject)
     except der.DerError as error:
         raise BadDataFormat(f"sender: {error}") from None
     return None if fits else BadMessageCheck("sender: want the subject of the protection certificate, have another")
 
 
-def _is_sender(sender: bytes, subject: bytes) -> bool:
+def is_sender(sender: bytes, subject: bytes) -> bool:
+    """Whether a GeneralName (DER) is this Name; DerError if it cannot be read."""
     name = names.directory_name(sender)
     return name is not None and names.same_name(name, subject)
 

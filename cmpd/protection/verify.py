@@ -1,15 +1,17 @@
 """Verifying PKIProtection (RFC 9810 section 5.1.3, RFC 9483 section 3.5), and what protects the answer.
 
 A MAC is answered with a MAC of the same parameters, so that the key is derived once for a pair of messages; a signature
-is answered with the CA's signature. When `verify` raises, the answer must be signed: a MAC over it for somebody who did
-not show the secret would let him guess the secret offline, at his leisure, from one answer (RFC 9810 section 5.3.21
-has errors signed too). That is why only `verify` makes a Protector with a MAC, and only after the MAC was right.
+is answered with the CA's signature, and so is an unprotected message whose sender has shown who it is by TLS, where
+that is enough. When `verify` raises, the answer must be signed: a MAC over it for somebody who did not show the secret
+would let him guess the secret offline, at his leisure, from one answer (RFC 9810 section 5.3.21 has errors signed
+too). That is why only `verify` makes a Protector with a MAC, and only after the MAC was right.
 
 Everything that the AlgorithmIdentifier says is checked before a secret or certificate is looked up. The text does not
 tell an unknown reference value from a wrong MAC. The time does: deriving keys for nobody would let anybody who knows no
 reference value keep the server busy, which is worse than letting him learn one; it is the secret that protects.
 """
 
+import hashlib
 import hmac
 import logging
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,7 +20,7 @@ from typing import Final
 
 from cmpd.asn1 import der, names
 from cmpd.errors import BadDataFormat, BadMessageCheck
-from cmpd.message import Envelope, Header
+from cmpd.message import NULL_DN, Envelope, Header
 from cmpd.protection.base import (
     Credentials,
     Mac,
@@ -26,9 +28,10 @@ from cmpd.protection.base import (
     ProtectionPolicy,
     Protector,
     SecretCredential,
+    SenderCredential,
     VerifiedRequest,
 )
-from cmpd.protection.candidates import find_sender
+from cmpd.protection.candidates import find_sender, is_sender
 from cmpd.protection.schemes import mac_scheme, signature_scheme
 from cmpd.records import Requester
 
@@ -47,12 +50,14 @@ async def verify(
     *,
     known_sender: bytes | None = None,
     offload: Offload | None = None,
+    channel: tuple[bytes, ...] = (),
 ) -> VerifiedRequest:
     """Verify the protection of a request and say who made it.
 
     `signer` protects answers to signed requests. `known_sender` is the protection certificate (DER) of the first
     request of the transaction, for a message that omits it. `offload` runs derivations of more than
-    `policy.inline_iterations`; None = inline.
+    `policy.inline_iterations`; None = inline. `channel`: the TLS client certificate (DER) and what is known of its
+    chain, where it may stand for the protection of a message that has none; else empty.
 
     BadDataFormat: malformed algorithm or sender. BadAlg: algorithm unknown or refused, or unfit for the key.
     BadMessageCheck: no protection, or it does not verify, or sender or senderKID do not fit. SignerNotTrusted: no
@@ -62,6 +67,8 @@ async def verify(
     if algorithm is None or protection is None:
         if algorithm is not None or protection is not None:
             raise BadDataFormat("PKIMessage: want protectionAlg and protection, have only one of them")
+        if channel:
+            return await _take_channel(envelope, credentials, signer, channel)
         raise BadMessageCheck("unprotected message: want protection by MAC or signature, have none")
     scheme = mac_scheme(algorithm)
     if scheme is None:
@@ -158,13 +165,39 @@ async def _verify_signature(
     scheme.check(algorithm, found.key)
     if not scheme.verify(algorithm, found.key, protection, envelope.protected):
         raise BadMessageCheck("protection: the signature does not verify with the protection certificate")
-    requester = Requester(
-        f"certificate:{found.fingerprint}",
-        found.entity,
-        found.certificate,
-        found.subject,
-        found.serial,
-        found.profile,
-        found.state,
+    return VerifiedRequest(envelope, _holder(f"certificate:{found.fingerprint}", found), signer)
+
+
+def _holder(credential: str, found: SenderCredential) -> Requester:
+    return Requester(
+        credential, found.entity, found.certificate, found.subject, found.serial, found.profile, found.state
     )
-    return VerifiedRequest(envelope, requester, signer)
+
+
+# --- TLS instead of protection ----------------------------------------------------------------------------------------
+
+
+async def _take_channel(
+    envelope: Envelope, credentials: Credentials, signer: Protector, channel: tuple[bytes, ...]
+) -> VerifiedRequest:
+    """The holder of a TLS client certificate, whose key the handshake has proven, sent the message.
+
+    The certificate counts as it would as protection certificate, but that TLS needs no digitalSignature in keyUsage.
+    sender and senderKID are claims that nothing vouches for: they say nothing, or what is known.
+    """
+    found = await credentials.sender(channel[0], channel[1:], any_status=envelope.body_name == "rr")
+    header = envelope.header
+    if header.sender_kid not in (None, found.key_identifier, found.entity.reference.encode()):
+        raise BadMessageCheck("senderKID: want none or that of the TLS client certificate, have another")
+    try:
+        fits = found.entity.is_ra or header.sender == NULL_DN or is_sender(header.sender, found.subject)
+    except der.DerError as error:
+        raise BadDataFormat(f"sender: {error}") from None
+    if not fits:
+        raise BadMessageCheck("sender: want the NULL-DN or the subject of the TLS client certificate, have another")
+    return VerifiedRequest(envelope, _holder(channel_credential(found.certificate), found), signer)
+
+
+def channel_credential(certificate: bytes) -> str:
+    """The name of a TLS client certificate (DER) as a credential; never that of a signature."""
+    return f"tls:{hashlib.sha256(certificate).hexdigest()}"

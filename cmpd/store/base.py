@@ -29,6 +29,7 @@ from cmpd.records import (
     ServiceCertificate,
     StatusChange,
     TransactionRecord,
+    WaitingRequest,
 )
 
 _TRUSTED = frozenset({CertificateState.CONFIRMED, CertificateState.SUSPENDED})
@@ -157,12 +158,25 @@ class Store(Protocol):
     async def find_passphrase(self, key_id: bytes) -> RevocationPassphrase | None:
         """The revocation passphrase with this key identifier."""
 
+    async def find_waiting(self, reference: int) -> WaitingRequest | None:
+        """The request with this polling reference, answered ones included until they are purged. Always what is
+        committed now, also by other processes.
+        """
+
+    async def list_waiting(
+        self, *, undecided_only: bool = True, limit: int = 1000, after: int = 0
+    ) -> list[WaitingRequest]:
+        """Requests that wait for an operator (`undecided_only`), or all that are kept, with `request` left empty; by
+        reference, from the one `after` on.
+        """
+
     async def unconfirmed(self, before: int, limit: int) -> list[TransactionRecord]:
         """Transactions in CONFIRMING whose confirm_by is before `before`, with their certificates."""
 
     async def recover(self, at: int) -> int:
         """After an unclean end: intents without certificate become ABANDONED, the uses that their transactions took are
-        given back, and all transactions in PROCESSING are deleted, so that the repeated request is processed anew.
+        given back, and all transactions in PROCESSING are deleted, so that the repeated request is processed anew; or
+        are WAITING again, with the operator's decision, if they were that before.
         For the serving process alone, before it serves. Returns how many intents were abandoned.
 
         A certificate that was recorded stays what it is (and keeps its use): AddCertificate belongs in one unit with
@@ -171,7 +185,8 @@ class Store(Protocol):
 
     async def purge(self, ended_before: int, limit: int) -> int:
         """Forget at most `limit` transactions that ended before, in small units between which others are written:
-        their responses and sender_certificate are deleted, certificates never. Returns how many.
+        their responses, sender_certificate and WaitingRequest are deleted, certificates never. Returns how many.
+        A transaction in WAITING ended when its WaitingRequest expired.
 
         A transaction of which there are certificates, in whatever state, stays otherwise, and so does one with
         keeps_id, and one that brought a revocation passphrase: its transactionID is never free again (a replayed rr

@@ -16,7 +16,9 @@ from cmpd.changes import (
     AddIntent,
     AddResponse,
     AddServiceCertificate,
+    AddWaiting,
     Change,
+    DecideWaiting,
     MoveCertificate,
     MoveTransaction,
     OpenTransaction,
@@ -29,6 +31,7 @@ from cmpd.changes import (
 )
 from cmpd.errors import StoreConflict
 from cmpd.store.bulk import BULK
+from cmpd.store.waiting import add_waiting, decide_waiting
 
 
 def apply_changes(cursor: sqlite3.Cursor, changes: Sequence[Change]) -> None:
@@ -159,4 +162,6 @@ APPLY: dict[type[Change], Callable[[sqlite3.Cursor, Any], None]] = {
     AddServiceCertificate: add_service_certificate,
     SignServiceCertificate: sign_service_certificate,
     SetRevocationPassphrase: set_revocation_passphrase,
+    AddWaiting: add_waiting,
+    DecideWaiting: decide_waiting,
 }

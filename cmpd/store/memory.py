@@ -13,6 +13,7 @@ from cmpd.records import (
     CertificateRecord,
     CertificateState,
     CertificateStatus,
+    Decision,
     Entity,
     EntityKind,
     Publication,
@@ -22,6 +23,7 @@ from cmpd.records import (
     StatusChange,
     TransactionRecord,
     TransactionState,
+    WaitingRequest,
 )
 from cmpd.store.base import Staleness, ends_trust
 from cmpd.store.memory_tables import APPLY, Tables
@@ -195,6 +197,24 @@ class MemoryStore:
         self._check_open()
         return self._tables.passphrases.get(key_id)
 
+    async def find_waiting(self, reference: int) -> WaitingRequest | None:
+        """The request with this polling reference."""
+        self._check_open()
+        return next((request for request in self._tables.requests() if request.reference == reference), None)
+
+    async def list_waiting(
+        self, *, undecided_only: bool = True, limit: int = 1000, after: int = 0
+    ) -> list[WaitingRequest]:
+        """Requests that wait for an operator, or all, without their octets, by reference."""
+        self._check_open()
+        found = [
+            replace(request, request=b"")
+            for request in self._tables.requests()
+            if request.reference > after
+            and not (undecided_only and (request.answered or request.decision is not Decision.UNDECIDED))
+        ]
+        return found[:limit]
+
     async def unconfirmed(self, before: int, limit: int) -> list[TransactionRecord]:
         """Transactions whose time for certConf is over, the longest overdue first."""
         self._check_open()
@@ -216,9 +236,13 @@ class MemoryStore:
         for transaction in [found for found in tables.transactions.values() if found.state is processing]:
             row = tables.rows[transaction.id]
             mine = [tables.certificates[serial] for serial, r in tables.certificate_rows.items() if r == row]
-            recorded = [record for record in mine if record.der]
-            tables.add_uses(transaction.entity_id, max(0, tables.uses_taken.get(row, 0) - len(recorded)))
-            tables.delete(transaction.id)
+            taken, recorded = tables.uses_taken.get(row, 0), sum(record.der is not None for record in mine)
+            tables.add_uses(transaction.entity_id, max(0, taken - recorded))
+            if row in tables.waiting:
+                tables.uses_taken[row] = min(taken, recorded)
+                tables.transactions[transaction.id] = replace(transaction, state=TransactionState.WAITING)
+            else:
+                tables.delete(transaction.id)
             intents += [record for record in mine if record.state is CertificateState.INTENDED]
         for record in intents:
             tables.certificates[record.serial] = replace(
@@ -232,12 +256,9 @@ class MemoryStore:
         self._check_open()
         tables = self._tables
         ended = [
-            (transaction.ended_at, tables.rows[transaction.id], transaction.id)
+            (ended_at, tables.rows[transaction.id], transaction.id)
             for transaction in tables.transactions.values()
-            if transaction.state is TransactionState.ENDED
-            and transaction.ended_at is not None
-            and transaction.ended_at < ended_before
-            and tables.rows[transaction.id] not in tables.purged
+            if (ended_at := tables.ended_at(transaction)) is not None and ended_at < ended_before
         ]
         for _, _, transaction_id in sorted(ended)[:limit]:
             tables.purge(transaction_id)
@@ -279,7 +300,8 @@ class MemoryStore:
     def _with_certificates(self, transaction: TransactionRecord) -> TransactionRecord:
         row = self._tables.rows[transaction.id]
         mine = (r for r in self._sorted_certificates() if self._tables.certificate_rows[r.serial] == row)
-        return replace(transaction, certificates=tuple(sorted(_living(mine), key=lambda record: record.cert_req_id)))
+        certificates = tuple(sorted(_living(mine), key=lambda record: record.cert_req_id))
+        return replace(transaction, certificates=certificates, waiting=self._tables.request(row))
 
 
 def _living(records: Iterable[CertificateRecord]) -> list[CertificateRecord]:

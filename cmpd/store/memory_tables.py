@@ -10,7 +10,9 @@ from cmpd.changes import (
     AddIntent,
     AddResponse,
     AddServiceCertificate,
+    AddWaiting,
     Change,
+    DecideWaiting,
     MoveCertificate,
     MoveTransaction,
     OpenTransaction,
@@ -25,12 +27,14 @@ from cmpd.errors import StoreConflict, StoreError
 from cmpd.records import (
     CertificateRecord,
     CrlRecord,
+    Decision,
     Entity,
     RevocationPassphrase,
     ServiceCertificate,
     StatusChange,
     TransactionRecord,
     TransactionState,
+    WaitingRequest,
 )
 from cmpd.records import CertificateState as State
 
@@ -53,6 +57,7 @@ class Tables:
     service_certificates: dict[bytes, ServiceCertificate] = field(default_factory=dict)
     passphrases: dict[bytes, RevocationPassphrase] = field(default_factory=dict)
     keeps_id: set[int] = field(default_factory=set)  # rows that stay whatever else there is of them
+    waiting: dict[int, WaitingRequest] = field(default_factory=dict)  # row -> its request, `answered` left False
     last_row: int = 0
     last_entity: int = 0
 
@@ -73,6 +78,7 @@ class Tables:
             dict(self.service_certificates),
             dict(self.passphrases),
             set(self.keeps_id),
+            dict(self.waiting),
             self.last_row,
             self.last_entity,
         )
@@ -89,6 +95,7 @@ class Tables:
         del self.transactions[transaction_id]
         self.uses_taken.pop(row, None)
         self.purged.discard(row)
+        self.waiting.pop(row, None)
         self.delete_responses(row)
 
     def delete_responses(self, row: int) -> None:
@@ -98,13 +105,36 @@ class Tables:
 
     def purge(self, transaction_id: bytes) -> None:
         """Delete a transaction, or all but what keeps its ID in use: keeps_id, or certificates."""
-        row = self.rows[transaction_id]
+        row, kept = self.rows[transaction_id], self.transactions[transaction_id]
+        if kept.state is TransactionState.WAITING:
+            kept = replace(kept, state=TransactionState.ENDED, ended_at=self.waiting[row].expires_at)
         if row not in self.keeps_id and row not in self.certificate_rows.values():
             self.delete(transaction_id)
             return
         self.delete_responses(row)
-        self.transactions[transaction_id] = replace(self.transactions[transaction_id], sender_certificate=None)
+        self.waiting.pop(row, None)
+        self.transactions[transaction_id] = replace(kept, sender_certificate=None)
         self.purged.add(row)
+
+    def ended_at(self, transaction: TransactionRecord) -> int | None:
+        """When it ended, of a transaction that can be purged: that waits, its request's end; None: it cannot."""
+        row = self.rows[transaction.id]
+        if transaction.state is TransactionState.WAITING:
+            return self.waiting[row].expires_at if row in self.waiting else None
+        ended = transaction.state is TransactionState.ENDED and row not in self.purged
+        return transaction.ended_at if ended else None
+
+    def request(self, row: int) -> WaitingRequest | None:
+        """The request of a transaction that waited, or waits."""
+        found = self.waiting.get(row)
+        if found is None:
+            return None
+        return replace(found, answered=self.transactions[found.transaction_id].state is not TransactionState.WAITING)
+
+    def requests(self) -> list[WaitingRequest]:
+        """All of them, by reference."""
+        found = [request for row in self.waiting if (request := self.request(row)) is not None]
+        return sorted(found, key=lambda request: request.reference)
 
     def add_uses(self, entity_id: int, uses: int) -> None:
         """Change how many uses are left, unless they are unlimited."""
@@ -129,7 +159,7 @@ def _put_transaction(tables: Tables, transaction: TransactionRecord) -> None:
 def _open_transaction(tables: Tables, change: OpenTransaction) -> None:
     if change.transaction.id in tables.transactions:
         raise StoreConflict("transaction exists")
-    _put_transaction(tables, replace(change.transaction, certificates=()))
+    _put_transaction(tables, replace(change.transaction, certificates=(), waiting=None))
     tables.last_row += 1
     tables.rows[change.transaction.id] = tables.last_row
     if change.transaction.keeps_id:
@@ -295,6 +325,43 @@ def _set_revocation_passphrase(tables: Tables, change: SetRevocationPassphrase) 
         tables.keeps_id.add(tables.rows[change.transaction_id])
 
 
+def _add_waiting(tables: Tables, change: AddWaiting) -> None:
+    new = change.waiting
+    waiting = [
+        found.entity_id
+        for found in tables.transactions.values()
+        if found.state is TransactionState.WAITING and found.id != new.transaction_id
+    ]
+    if new.reference in {request.reference for request in tables.requests()}:
+        raise StoreConflict("reference taken")
+    left = change.limit - len(waiting)
+    if left <= 0:
+        raise StoreConflict("too many waiting")
+    if waiting.count(new.entity_id) >= left:
+        raise StoreConflict("too many waiting of one")
+    row = tables.row(new.transaction_id)
+    if row in tables.waiting:
+        raise StoreError("the transaction has a request")
+    if not 1 <= new.reference < 1 << 32:
+        raise StoreError("no reference")
+    if new.entity_id not in tables.entities:
+        raise StoreError("no such entity")
+    tables.waiting[row] = replace(
+        new, decision=Decision.UNDECIDED, decided_at=None, decided_by="", text="", answered=False
+    )
+
+
+def _decide_waiting(tables: Tables, change: DecideWaiting) -> None:
+    found = tables.request(tables.rows.get(change.transaction_id, 0))
+    if found is None or found.answered or found.decision is not Decision.UNDECIDED or found.expires_at < change.at:
+        raise StoreConflict("not waiting")
+    if change.decision is Decision.UNDECIDED:
+        raise StoreError("no decision")
+    tables.waiting[tables.rows[change.transaction_id]] = replace(
+        found, decision=change.decision, decided_at=change.at, decided_by=change.by, text=change.text
+    )
+
+
 APPLY: dict[type[Change], Callable[[Tables, Any], None]] = {
     OpenTransaction: _open_transaction,
     MoveTransaction: _move_transaction,
@@ -310,4 +377,6 @@ APPLY: dict[type[Change], Callable[[Tables, Any], None]] = {
     AddServiceCertificate: _add_service_certificate,
     SignServiceCertificate: _sign_service_certificate,
     SetRevocationPassphrase: _set_revocation_passphrase,
+    AddWaiting: _add_waiting,
+    DecideWaiting: _decide_waiting,
 }

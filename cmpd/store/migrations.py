@@ -8,7 +8,8 @@ What the tables are laid out for:
    `purged` rows hold the transactionID, so that a request recorded long ago gets no second certificate.
  * Certificates stay when a transaction without answer is cleared away, and its transactionID comes again after that. So
    the link is the transaction's row number, which is never used twice; it is no foreign key.
- * What is worked off (processing, confirming, ended and not purged) has partial indices of only the rows in that state.
+ * What is worked off (processing, waiting, confirming, ended and not purged) has partial indices of only the rows in
+   that state. Few transactions wait for an operator: what their requests need is a table of its own.
  * What a CRL says of a certificate is in the index of the revoked ones (`certificate_revoked`) whole, so that a CRL of
    a few among millions reads none of their rows. `status_change` is appended to and never changed.
 """
@@ -182,6 +183,64 @@ STEPS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX revocation_passphrase_holder ON revocation_passphrase (entity_id, subject)",
     ),
+    (
+        # SQLite has no way to change a CHECK but a new table. Foreign keys are off meanwhile (migrate), or the end of
+        # the old one would delete the responses.
+        """
+        CREATE TABLE new_transaction (
+            row                INTEGER PRIMARY KEY AUTOINCREMENT,
+            id                 BLOB NOT NULL UNIQUE,
+            state              TEXT NOT NULL CHECK (state IN ('processing', 'waiting', 'confirming', 'ended')),
+            credential         TEXT NOT NULL,
+            entity_id          INTEGER NOT NULL REFERENCES entity,
+            body               TEXT NOT NULL,
+            started_at         INTEGER NOT NULL,
+            server_nonce       BLOB NOT NULL,
+            confirm_by         INTEGER CHECK (state <> 'confirming' OR confirm_by IS NOT NULL),
+            sender_certificate BLOB,
+            ended_at           INTEGER CHECK (state <> 'ended' OR ended_at IS NOT NULL),
+            uses_taken         INTEGER NOT NULL DEFAULT 0,
+            purged             INTEGER NOT NULL DEFAULT 0,
+            keeps_id           INTEGER NOT NULL DEFAULT 0
+        ) STRICT
+        """,
+        """
+        INSERT INTO new_transaction
+            SELECT row, id, state, credential, entity_id, body, started_at, server_nonce, confirm_by,
+                sender_certificate, ended_at, uses_taken, purged, keeps_id FROM cmp_transaction ORDER BY row
+        """,
+        # The rows of the last ones may be gone, and certificates still name them.
+        "DELETE FROM sqlite_sequence WHERE name = 'new_transaction'",
+        """
+        INSERT INTO sqlite_sequence (name, seq)
+            SELECT 'new_transaction', seq FROM sqlite_sequence WHERE name = 'cmp_transaction'
+        """,
+        "DROP TABLE cmp_transaction",
+        "ALTER TABLE new_transaction RENAME TO cmp_transaction",
+        "CREATE INDEX transaction_processing ON cmp_transaction (entity_id) WHERE state = 'processing'",
+        "CREATE INDEX transaction_waiting ON cmp_transaction (state, entity_id) WHERE state = 'waiting'",
+        "CREATE INDEX transaction_confirming ON cmp_transaction (confirm_by) WHERE state = 'confirming'",
+        "CREATE INDEX transaction_ended ON cmp_transaction (ended_at) WHERE state = 'ended' AND purged = 0",
+        """
+        CREATE TABLE waiting_request (
+            reference       INTEGER PRIMARY KEY CHECK (reference BETWEEN 1 AND 4294967295),
+            transaction_row INTEGER NOT NULL UNIQUE REFERENCES cmp_transaction ON DELETE CASCADE,
+            digest          BLOB NOT NULL,
+            body            TEXT NOT NULL,
+            entity_id       INTEGER NOT NULL REFERENCES entity,
+            profile         TEXT NOT NULL,
+            subjects        TEXT NOT NULL,
+            received_at     INTEGER NOT NULL,
+            expires_at      INTEGER NOT NULL,
+            decision        TEXT NOT NULL DEFAULT 'undecided' CHECK (decision IN ('undecided', 'approved', 'rejected')),
+            decided_at      INTEGER CHECK ((decision = 'undecided') = (decided_at IS NULL)),
+            decided_by      TEXT NOT NULL DEFAULT '',
+            text            TEXT NOT NULL DEFAULT '',
+            request         BLOB NOT NULL  -- last: what does without it does not read its pages
+        ) STRICT
+        """,
+        "CREATE INDEX waiting_request_undecided ON waiting_request (reference) WHERE decision = 'undecided'",
+    ),
 )
 
 
@@ -198,6 +257,7 @@ def schema_version(database: sqlite3.Connection, path: Path) -> int:
 
 def migrate(database: sqlite3.Connection, path: Path) -> None:
     """Bring the schema up to date, all steps or none; StoreError as schema_version."""
+    database.execute("PRAGMA foreign_keys = OFF")  # it does nothing once a transaction has begun
     database.execute("BEGIN IMMEDIATE")
     try:
         for number in range(schema_version(database, path), len(STEPS)):
@@ -205,10 +265,13 @@ def migrate(database: sqlite3.Connection, path: Path) -> None:
                 database.execute(statement)
             database.execute(f"PRAGMA user_version = {number + 1}")
         database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        if database.execute("PRAGMA foreign_key_check").fetchone() is not None:
+            raise StoreError(f"{path}: a record refers to one that is not there")
         database.execute("COMMIT")
     finally:
         if database.in_transaction:
             database.execute("ROLLBACK")
+        database.execute("PRAGMA foreign_keys = ON")
 
 
 def _has_tables(database: sqlite3.Connection) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cmpd.errors import StoreConflict
 from cmpd.records import CertificateRecord, CertificateState, Entity, EntityKind, TransactionRecord, TransactionState
+from cmpd.store.waiting import find_waiting
 
 Row = tuple[Any, ...]
 
@@ -18,9 +19,9 @@ _ENTITIES = (
     "SELECT id, reference, kind, subject, profiles, uses_left, expires_at, is_ra, disabled, created_at,"
     " sealed_secret, certificate, sealed_reg_token, sealed_authenticator, may_revoke FROM entity "
 )
-_TRANSACTIONS = (  # before the fields the row number, for the certificates
-    "SELECT row, id, state, credential, entity_id, body, started_at, server_nonce, confirm_by, sender_certificate,"
-    " ended_at FROM cmp_transaction "
+_TRANSACTIONS = (  # before the fields the row number, for the certificates, and the reference if there is a request
+    "SELECT row, (SELECT reference FROM waiting_request WHERE transaction_row = row), id, state, credential, entity_id,"
+    " body, started_at, server_nonce, confirm_by, sender_certificate, ended_at FROM cmp_transaction "
 )
 _CERTIFICATES = (
     "SELECT serial, transaction_id, cert_req_id, entity_id, profile, state, subject, subject_text, key_id,"
@@ -115,7 +116,7 @@ def _entity_or_none(row: Row | None) -> Entity | None:
 
 
 def find_transaction(cursor: sqlite3.Cursor, transaction_id: bytes) -> TransactionRecord | None:
-    """The transaction with its certificates."""
+    """The transaction with its certificates and its waiting request."""
     cursor.execute(
         _TRANSACTIONS + "WHERE id = ?",
         (transaction_id,),
@@ -139,8 +140,10 @@ def _transaction(cursor: sqlite3.Cursor, row: Row) -> TransactionRecord:
         (row[0],),
     )
     certificates = tuple(_certificates(cursor.fetchall()))
-    _, transaction_id, state, *rest = row
-    return replace(TransactionRecord(transaction_id, TransactionState(state), *rest), certificates=certificates)
+    _, reference, transaction_id, state, *rest = row
+    waiting = None if reference is None else find_waiting(cursor, reference)  # most never waited
+    record = TransactionRecord(transaction_id, TransactionState(state), *rest)
+    return replace(record, certificates=certificates, waiting=waiting)
 
 
 def find_response(cursor: sqlite3.Cursor, transaction_id: bytes, request_digest: bytes) -> tuple[bool, bytes | None]:
@@ -154,7 +157,23 @@ def find_response(cursor: sqlite3.Cursor, transaction_id: bytes, request_digest:
     return (False, None) if row is None else (True, row[0])
 
 
+PURGEABLE = (
+    "SELECT ended_at, row FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND ended_at < :before"
+    " UNION ALL SELECT w.expires_at, t.row FROM cmp_transaction t INDEXED BY transaction_waiting"
+    " CROSS JOIN waiting_request w ON w.transaction_row = t.row WHERE t.state = 'waiting' AND w.expires_at < :before"
+    " ORDER BY 1, 2 LIMIT :limit"
+)
+
 # The last one says which ones: those stay the same while some of them are deleted.
+_END_WHAT_WAITED_TOO_LONG = (
+    "UPDATE cmp_transaction INDEXED BY transaction_waiting SET state = 'ended', ended_at = w.expires_at, purged = 0"
+    " FROM waiting_request w WHERE w.transaction_row = cmp_transaction.row AND cmp_transaction.state = 'waiting'"
+    " AND (w.expires_at, cmp_transaction.row) <= (?, ?)"
+)
+_DELETE_WAITING = (
+    "DELETE FROM waiting_request WHERE transaction_row IN"
+    " (SELECT row FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?))"
+)
 _DELETE_RESPONSES = (
     "DELETE FROM response WHERE transaction_row IN"
     " (SELECT row FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?))"
@@ -167,18 +186,15 @@ _KEEP_THE_ID = (
     "UPDATE cmp_transaction SET purged = 1, sender_certificate = NULL"
     " WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?)"
 )
+_PURGE = (_END_WHAT_WAITED_TOO_LONG, _DELETE_WAITING, _DELETE_RESPONSES, _DELETE_WHAT_MAY_COME_AGAIN, _KEEP_THE_ID)
 
 
 def purge(cursor: sqlite3.Cursor, ended_before: int, limit: int) -> int:
     """Forget what transactions that ended before were answered; the rows of an rr and of certificates stay."""
-    cursor.execute(
-        "SELECT ended_at, row FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND ended_at < ?"
-        " ORDER BY ended_at, row LIMIT ?",
-        (ended_before, limit),
-    )
+    cursor.execute(PURGEABLE, {"before": ended_before, "limit": limit})
     found = cursor.fetchall()
     if found:
-        for statement in (_DELETE_RESPONSES, _DELETE_WHAT_MAY_COME_AGAIN, _KEEP_THE_ID):
+        for statement in _PURGE:
             cursor.execute(statement, found[-1])
     return len(found)
 
@@ -219,6 +235,12 @@ def recover(cursor: sqlite3.Cursor, at: int) -> int:
         (at,),
     )
     abandoned = cursor.rowcount
+    cursor.execute(
+        "UPDATE cmp_transaction SET state = 'waiting', uses_taken = min(uses_taken, (SELECT count(*)"
+        " FROM certificate c WHERE c.transaction_row = cmp_transaction.row AND c.der IS NOT NULL))"
+        " WHERE state = 'processing'"
+        " AND EXISTS (SELECT 1 FROM waiting_request w WHERE w.transaction_row = cmp_transaction.row)"
+    )
     cursor.execute("DELETE FROM cmp_transaction WHERE state = 'processing'")
     return abandoned
 

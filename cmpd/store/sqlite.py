@@ -31,8 +31,9 @@ from cmpd.records import (
     ServiceCertificate,
     StatusChange,
     TransactionRecord,
+    WaitingRequest,
 )
-from cmpd.store import queries, status
+from cmpd.store import queries, status, waiting
 from cmpd.store.base import ends_trust
 from cmpd.store.bulk import PREPARED
 from cmpd.store.changes import apply_changes
@@ -136,7 +137,7 @@ class SqliteStore:
         )
 
     async def find_transaction(self, transaction_id: bytes) -> TransactionRecord | None:
-        """The transaction with its certificates."""
+        """The transaction with its certificates and its waiting request."""
         return await self._read(queries.find_transaction, transaction_id)
 
     async def find_response(self, transaction_id: bytes, request_digest: bytes) -> tuple[bool, bytes | None]:
@@ -206,6 +207,16 @@ class SqliteStore:
     async def find_passphrase(self, key_id: bytes) -> RevocationPassphrase | None:
         """The revocation passphrase with this key identifier."""
         return await self._ask(self._reader, status.find_passphrase, key_id)
+
+    async def find_waiting(self, reference: int) -> WaitingRequest | None:
+        """The request with this polling reference."""
+        return await self._ask(self._reader, waiting.find_waiting, reference)
+
+    async def list_waiting(
+        self, *, undecided_only: bool = True, limit: int = 1000, after: int = 0
+    ) -> list[WaitingRequest]:
+        """Requests that wait for an operator, or all, without their octets, by reference."""
+        return await self._ask(self._reader, waiting.list_waiting, undecided_only, limit, after)
 
     async def unconfirmed(self, before: int, limit: int) -> list[TransactionRecord]:
         """Transactions whose time for certConf is over, the longest overdue first."""

@@ -1,25 +1,13 @@
-"""The promise between a transport and the responder: a transport knows frames, the responder knows PKIMessages."""
+"""The promise between a transport and the rest: a transport knows frames; what they say is for the responder.
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+The values that travel between the two are in origin.py: Origin goes in with a request, Answer comes out.
+"""
+
 from typing import Protocol
 
+from cmpd.origin import Answer, Door, Origin, Responds, UnknownReference, Waiting
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who sent a request, for the log: `address` as text ("192.0.2.1:40000"), `door` the transport's name ("tcp")."""
-
-    address: str
-    door: str
-
-
-Respond = Callable[[bytes, Peer], Awaitable[bytes | None]]
-"""DER of a PKIMessage in, DER of the answer out; None when the CMP message has no answer (the transport says finRep).
-
-Called in a task of its own. It may be called again before it has answered, for the same peer too; the transport puts
-the answers in the order of the requests. What it raises is logged and answered as a fault of the server. It runs to its
-end when the peer goes away, and is cancelled only when a drain has lasted too long.
-"""
+__all__ = ["Answer", "Door", "Origin", "Responds", "Transport", "UnknownReference", "Waiting"]
 
 
 class Transport(Protocol):
@@ -27,7 +15,11 @@ class Transport(Protocol):
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Where it listens: (host, port), the port as the system gave it."""
+        """Where it listens: (host, port), the port as the system gave it; sockets that have none are left out."""
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are; 0 for a transport that has none."""
 
     async def drain(self, seconds: float) -> None:
         """Take no new connections, let requests in flight be answered for `seconds` at most, then cut what is left."""

@@ -19,12 +19,12 @@ from email.utils import formatdate
 from typing import Final, Protocol
 from urllib.parse import unquote, unquote_to_bytes
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from cmpd.config_status import CERTIFICATE_PATH, CHAIN_PATH, CRL_PATH, DELTA_PATH, OCSP_PATH
 from cmpd.env import Env
 from cmpd.errors import StoreError
-from cmpd.transport.http_server import HttpAnswer, HttpLimits, HttpServer, plain
+from cmpd.transport.http_server import HttpAnswer, HttpLimits, HttpServer, plain, read_content
 
 log = logging.getLogger("cmpd.transport.publish")
 
@@ -123,7 +123,7 @@ class PublishServer:
 
     async def start(self, host: str, port: int) -> None:
         """Listen; OSError if that fails."""
-        await self._http.start(host, port)
+        await self._http.start([(host, port)])
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
@@ -224,7 +224,7 @@ class PublishServer:
             return _NO_OCSP
         if request.method != "POST":
             return plain(405, f"want POST here, GET of {OCSP_PATH}/BASE64", Allow="POST")
-        octets = await _read_body(request)
+        octets = await read_content(request, (_OCSP_REQUEST,), MAX_OCSP_REQUEST)
         if isinstance(octets, HttpAnswer):
             return octets
         return await self._ocsp(request, ask, octets, may_be_kept=False)
@@ -288,37 +288,3 @@ _NO_OCSP: Final = plain(404, "there is no OCSP here")
 
 def _digest(octets: bytes) -> str:
     return hashlib.sha256(octets).hexdigest()[:32]
-
-
-async def _read_body(request: web.BaseRequest) -> bytes | HttpAnswer:
-    """The content of a POST, or what its sender is told."""
-    length = request.content_length
-    if request.content_type != _OCSP_REQUEST:
-        return plain(415, f"want {_OCSP_REQUEST}", Accept=_OCSP_REQUEST)
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        return plain(415, "want no Content-Encoding", Accept_Encoding="identity")
-    if length is None and "Transfer-Encoding" not in request.headers:
-        return plain(411, "want Content-Length")
-    if length is not None and length > MAX_OCSP_REQUEST:
-        return _TOO_LARGE
-    # HTTP/1.0 knows no 100: an Expect in it is ignored (RFC 9110 section 10.1.1)
-    expectation = request.headers.get("Expect", "").lower() if request.version >= HttpVersion11 else ""
-    if expectation == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer has not begun
-    elif expectation:
-        return plain(417, "want 100-continue or no Expect")
-    parts: list[bytes] = []
-    size = 0
-    try:
-        while part := await request.content.readany():
-            parts.append(part)
-            size += len(part)
-            if size > MAX_OCSP_REQUEST:
-                return _TOO_LARGE
-    except web.RequestPayloadError:
-        return plain(400, "the content cannot be read")
-    return b"".join(parts)
-
-
-_TOO_LARGE: Final = plain(413, f"want at most {MAX_OCSP_REQUEST} octets", Connection="close")

@@ -6,44 +6,60 @@ happens on a connection is in tcp_connection.py, what its octets mean in wire/tc
 
 import asyncio
 import logging
-import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from cmpd.env import Env
 from cmpd.transport.admission import Admission
-from cmpd.transport.base import Respond
-from cmpd.transport.tcp_connection import LINGER_SECONDS, Connection, TcpLimits
+from cmpd.transport.base import Door, Responds
+from cmpd.transport.frames import FrameRules
+from cmpd.transport.listener import Listener, Place
+from cmpd.transport.tcp_connection import LINGER_SECONDS, Connection
+from cmpd.transport.tcp_limits import TcpLimits
+from cmpd.transport.tls import TlsContext
 
 __all__ = ["TcpLimits", "TcpServer"]
 
 log = logging.getLogger("cmpd.transport.tcp")
 
-_BACKLOG: Final = 1024
 _CUT_SECONDS: Final = 1.0
 
 
 class TcpServer:
-    """Listens, and hands each pkiReq to `respond` (see base.py). One for all addresses; start and drain it once.
+    """Listens, and hands each pkiReq and pollReq to `responds`. One for all addresses; start and drain it once.
 
+    `door`: where requests are said to come from. `tls`: everything is TLS, a handshake ends after `handshake_seconds`.
     `clock` gives monotonic seconds (default: the loop's clock).
     """
 
     def __init__(
-        self, respond: Respond, limits: TcpLimits | None = None, *, clock: Callable[[], float] | None = None
+        self,
+        responds: Responds,
+        limits: TcpLimits | None = None,
+        *,
+        door: Door | None = None,
+        tls: TlsContext | None = None,
+        handshake_seconds: float = 10.0,
+        clock: Callable[[], float] | None = None,
+        env: Env | None = None,
     ) -> None:
-        self.respond = respond
+        self.responds = responds
         self.limits = limits or TcpLimits()
+        self.rules = FrameRules(self.limits.rfc2510, self.limits.transport_polling)
+        self.door = door or Door("tcp" if tls is None else "tls")
+        self.tls = tls
+        self.env = env or Env()
         self.draining = False
         self.loop: asyncio.AbstractEventLoop
         self.clock: Callable[[], float]
         self._given_clock = clock
-        self._servers: list[asyncio.Server] = []
         self._admission: Admission[Connection] = Admission(
             self.limits.max_connections,
             self.limits.max_connections_per_address,
             clock=lambda: self.clock(),
             log=log,
         )
+        self._listener = Listener(self._connect, self._admission, tls=tls, handshake_seconds=handshake_seconds)
         self._sweeper: asyncio.TimerHandle | None = None
         self._gone = asyncio.Event()
         shortest = min(self.limits.partial_frame_seconds, self.limits.idle_seconds, self.limits.send_seconds)
@@ -51,38 +67,31 @@ class TcpServer:
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Where it listens: (host, port), the port as the system gave it. Empty before start and after drain."""
-        names = [listener.getsockname() for server in self._servers for listener in server.sockets]
-        return tuple((name[0], name[1]) for name in names)
+        """Where it listens: (host, port), the port as the system gave it; Unix domain sockets are left out.
+
+        Empty before start and after drain.
+        """
+        return self._listener.addresses
 
     @property
     def connections(self) -> int:
         """How many connections there are (with those that are gone but whose requests are still worked on)."""
-        return len(self._admission.connections)
+        return self._admission.count
 
-    async def start(self, listen: Sequence[tuple[str, int] | socket.socket]) -> None:
-        """Listen on each (host, port) or ready-made listening socket; OSError and no listener at all if one fails."""
+    async def start(self, listen: Sequence[Place]) -> None:
+        """Listen on each of these (see Listener.start); OSError and no listener at all if one fails."""
         self.loop = asyncio.get_running_loop()
         self.clock = self._given_clock or self.loop.time
-        try:
-            for place in listen:
-                if isinstance(place, socket.socket):
-                    server = await self.loop.create_server(self._connect, sock=place, backlog=_BACKLOG)
-                else:
-                    server = await self.loop.create_server(self._connect, *place, backlog=_BACKLOG)
-                self._servers.append(server)
-        except BaseException:
-            self._stop_listening()
-            raise
+        await self._listener.start(listen)
         self._sweep()
 
     async def drain(self, seconds: float) -> None:
-        """Stop accepting, close idle connections, wait `seconds` at most for the others' answers, then cut them.
+        """Stop accepting, cut handshakes, close idle connections, wait `seconds` at most for the rest, then cut that.
 
         All answers from now on have the close bit. Requests that are still being worked on at the end are cancelled.
         """
         self.draining = True
-        self._stop_listening()
+        self._listener.close()
         for connection in list(self._admission.connections):
             connection.drain()
         if not await self._wait_until_gone(seconds):
@@ -109,17 +118,12 @@ class TcpServer:
                 return False
         return True
 
-    def _stop_listening(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
-
     def _connect(self) -> Connection:
         return Connection(self)
 
     def acquire(self, connection: Connection) -> bool:
         """Count a new connection, or say that it must be closed."""
-        return not self.draining and self._admission.acquire(connection, connection.host, connection.peer.address)
+        return not self.draining and self._admission.acquire(connection, connection.host, connection.origin.address)
 
     def release(self, connection: Connection) -> None:
         """Forget a connection that `acquire` counted."""

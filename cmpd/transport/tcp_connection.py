@@ -9,26 +9,35 @@ the queue is written. A connection is read only while it may take more. Memory p
     the last octets read            256 KiB (what asyncio and uvloop read at once)
     requests in flight              2 * max_message_octets, and max_in_flight of them with their answers
     octets to be sent               write_high_water + one answer
+and over TLS twice 256 KiB more for what is read, 64 KiB for what is sent.
 
 A connection ends by sending FIN and reading on for a moment (discarding): closing a socket with unread octets would
-send RST, which can take the last answer away from the peer.
+send RST, which can take the last answer away from the peer. TLS has no FIN of its own that leaves the other direction
+open: there all is sent, then the connection is closed, and the TLS transport reads on for that moment.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from math import inf
 from typing import Final, Protocol, cast
 
-from cmpd.transport.base import Peer, Respond
+from cmpd.env import Env
+from cmpd.transport.base import Door, Origin, Responds
+from cmpd.transport.frames import FrameRules, ask, encode, failure, server_error
+from cmpd.transport.listener import peer_name
+from cmpd.transport.tcp_limits import TcpLimits
+from cmpd.transport.tls import TlsContext
 from cmpd.wire import tcpmsg
-from cmpd.wire.tcpmsg import Decoder, ErrorType, Fault, Foreign, Frame, Framing
+from cmpd.wire.tcpmsg import Decoder, Fault, Foreign, Frame, Framing
 
 log = logging.getLogger("cmpd.transport.tcp")
 
 LINGER_SECONDS: Final = 2.0
 """How long a connection that we have ended is still read (and what comes thrown away) before it is closed."""
+
+_V10: Final = Framing.V10
 
 _ADVICE: Final = {
     "HTTP": "CMP over HTTP has a port of its own (80 by default), this one takes tcp-messages",
@@ -37,39 +46,15 @@ _ADVICE: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TcpLimits:
-    """What peers may use. Octets and seconds; `max_message_octets` is the largest Length of a frame.
-
-    `partial_frame_seconds`: from the first octet of a frame to its last. `idle_seconds`: without a frame or an answer.
-    `send_seconds`: from an octet's being written to its leaving for the peer. `max_in_flight`: requests per connection.
-    """
-
-    max_message_octets: int = 262_144
-    partial_frame_seconds: float = 30
-    idle_seconds: float = 3600
-    max_connections: int = 10_000
-    max_connections_per_address: int = 1024
-    max_in_flight: int = 32
-    write_high_water: int = 262_144
-    send_seconds: float = 60
-    rfc2510: bool = True
-
-    def __post_init__(self) -> None:
-        Decoder(self.max_message_octets)  # has the rule for this one
-        for name in ("max_connections", "max_connections_per_address", "max_in_flight", "write_high_water"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: want 1 or more, have {getattr(self, name)}")
-        for name in ("partial_frame_seconds", "idle_seconds", "send_seconds"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: want more than 0, have {getattr(self, name)}")
-
-
 class Owner(Protocol):
     """What a connection needs of its server."""
 
     limits: TcpLimits
-    respond: Respond
+    rules: FrameRules
+    responds: Responds
+    door: Door
+    tls: TlsContext | None
+    env: Env
     loop: asyncio.AbstractEventLoop
     clock: Callable[[], float]
     draining: bool
@@ -84,10 +69,9 @@ class Owner(Protocol):
 class _Slot:
     """The place of one request in the order of the answers; `answer` is the encoded message once there is one."""
 
-    __slots__ = ("answer", "close", "framing", "octets", "task")
+    __slots__ = ("answer", "close", "octets", "task")
 
-    def __init__(self, framing: Framing, octets: int, close: bool) -> None:
-        self.framing = framing
+    def __init__(self, octets: int, close: bool) -> None:
         self.octets = octets
         self.close = close
         self.answer: bytes | None = None
@@ -103,6 +87,7 @@ class Connection(asyncio.Protocol):
         "_ended",
         "_eof",
         "_faulty",
+        "_gone",
         "_held",
         "_limits",
         "_linger_until",
@@ -111,6 +96,7 @@ class Connection(asyncio.Protocol):
         "_mark",
         "_mark_time",
         "_octets",
+        "_old_origin",
         "_partial_since",
         "_server",
         "_slots",
@@ -122,7 +108,7 @@ class Connection(asyncio.Protocol):
         "_written",
         "deadline",
         "host",
-        "peer",
+        "origin",
     )
 
     def __init__(self, server: Owner) -> None:
@@ -140,6 +126,7 @@ class Connection(asyncio.Protocol):
         self._ended = False  # what still comes from the peer is thrown away
         self._eof = False  # nothing will come from the peer
         self._lost = False  # closed, or about to be: the transport is not to be touched
+        self._gone = False  # closed
         self._faulty = False  # a fault of this peer has been logged
         self._partial_since: float | None = None
         self._linger_until: float | None = None
@@ -149,15 +136,14 @@ class Connection(asyncio.Protocol):
         self._touched = 0.0
         self.deadline = inf  # no later than the first moment at which `check` has something to do
         self.host = ""
-        self.peer = Peer("", "tcp")
+        self.origin = self._old_origin = Origin("", server.door)  # the latter of requests in RFC 2510 framing
 
     # --- what the event loop says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Be counted, or be closed at once."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        self.host, address = _name(transport.get_extra_info("peername"))
-        self.peer = Peer(address, "tcp")
+        self._know(transport)
         self._touched = self._server.clock()
         self.deadline = self._touched + self._limits.idle_seconds
         self._transport.set_write_buffer_limits(high=self._limits.write_high_water)
@@ -165,12 +151,22 @@ class Connection(asyncio.Protocol):
         if not self._acquired:
             self._close()
 
+    def _know(self, transport: asyncio.BaseTransport) -> None:
+        """Say where the requests of this connection come from."""
+        server = self._server
+        self.host, address = peer_name(transport)
+        certificates = server.tls.certificates(transport) if server.tls is not None else ()
+        polls = server.rules.polls(Framing.V10), server.rules.polls(Framing.RFC2510)
+        self.origin = Origin(address, server.door, polls=polls[0], certificates=certificates)
+        same = polls[0] == polls[1]
+        self._old_origin = self.origin if same else replace(self.origin, polls=polls[1])
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Requests that are worked on go on; their answers are in the database for the peer's next try."""
-        self._lost = self._ended = True
+        self._gone = self._lost = self._ended = True
         self.deadline = inf
         if exc is not None:
-            log.debug("%s: connection lost: %s", self.peer.address, exc)
+            log.debug("%s: connection lost: %s", self.origin.address, exc)
         self._release()
 
     def data_received(self, data: bytes) -> None:
@@ -181,10 +177,13 @@ class Connection(asyncio.Protocol):
         self._read()
 
     def eof_received(self) -> bool:
-        """True keeps the connection open: there are answers to send."""
+        """True keeps the connection open: there are answers to send. Not so over TLS."""
         self._eof = True
+        if self._server.tls is not None:
+            self._close()  # the peer's close_notify ends both directions
+            return False
         if self._decoder.partial:
-            log.debug("%s: the peer has closed within a frame", self.peer.address)
+            log.debug("%s: the peer has closed within a frame", self.origin.address)
         self._ended = self._ended or not self._unread
         return bool(self._slots) or self._unread
 
@@ -264,16 +263,16 @@ class Connection(asyncio.Protocol):
         if isinstance(event, Frame):
             fault = tcpmsg.refusal(event, rfc2510=self._limits.rfc2510)
             if fault is None:
-                slot = _Slot(event.framing, len(event.value), event.close)
+                slot = _Slot(len(event.value), event.close)
                 self._slots.append(slot)
                 self._octets += slot.octets
                 self._ended = event.close
                 self._working += 1
-                slot.task = self._loop.create_task(self._work(slot, event.value))
+                slot.task = self._loop.create_task(self._work(slot, event))
                 return
             event = fault
         if isinstance(event, Foreign):
-            log.info("%s: the peer speaks %s: %s", self.peer.address, event.protocol, _ADVICE[event.protocol])
+            log.info("%s: the peer speaks %s: %s", self.origin.address, event.protocol, _ADVICE[event.protocol])
             self._ended = True
             if not self._slots:
                 self._finish()
@@ -282,9 +281,9 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, fault: Fault) -> None:
         level = logging.DEBUG if self._faulty else logging.INFO
-        log.log(level, "%s: answered with errorMsgRep %s: %s", self.peer.address, fault.error.name, fault.text)
+        log.log(level, "%s: answered with errorMsgRep %s: %s", self.origin.address, fault.error.name, fault.text)
         self._faulty = True
-        slot = _Slot(fault.framing, 0, fault.close)
+        slot = _Slot(0, fault.close)
         slot.answer = fault.encode()
         self._slots.append(slot)
         self._ended = fault.close
@@ -292,20 +291,16 @@ class Connection(asyncio.Protocol):
 
     # --- answers
 
-    async def _work(self, slot: _Slot, request: bytes) -> None:
-        framing, close = slot.framing, slot.close
+    async def _work(self, slot: _Slot, frame: Frame) -> None:
+        server = self._server
+        origin = self.origin if frame.framing is _V10 else self._old_origin
         try:
-            answer = await self._server.respond(request, self.peer)
-            if answer is None:
-                slot.answer = tcpmsg.fin_rep(framing, close=close)
-            else:
-                slot.answer = tcpmsg.pki_rep(framing, answer, close=close)
-        except Exception:
-            log.exception("%s: a request could not be answered", self.peer.address)
+            slot.answer = encode(frame, await ask(frame, server.responds, origin), server.env)
+        except Exception as error:
+            slot.answer = failure(frame, error, origin, log)
         finally:  # also when cancelled: no request is left without an answer
             if slot.answer is None:
-                error = ErrorType.GeneralServerError
-                slot.answer = tcpmsg.error_msg_rep(framing, error, b"", "internal error of the server", close=close)
+                slot.answer = server_error(frame)
             slot.task = None
             self._working -= 1
             if self._lost:
@@ -347,7 +342,7 @@ class Connection(asyncio.Protocol):
             self._finish()
 
     def _finish(self) -> None:
-        """All answers are written: send FIN after them."""
+        """All answers are written: send FIN after them; over TLS close, as soon as they have left."""
         if self._lost or self._linger_until is not None:
             return
         self._ended = True
@@ -356,6 +351,10 @@ class Connection(asyncio.Protocol):
             return
         self._linger_until = inf  # until all is sent
         self._wake(self._server.clock())
+        if self._server.tls is not None:
+            self._unhold()
+            self._check_linger(self._server.clock(), self._transport.get_write_buffer_size())
+            return
         try:
             self._transport.write_eof()
         except (OSError, RuntimeError):  # the peer has reset the connection (asyncio, uvloop)
@@ -370,7 +369,7 @@ class Connection(asyncio.Protocol):
 
     def cut(self, why: str) -> None:
         """Close at once; what is not sent is lost."""
-        log.info("%s: connection cut: %s", self.peer.address, why)
+        log.info("%s: connection cut: %s", self.origin.address, why)
         self._lost = self._ended = True
         self._transport.abort()
 
@@ -388,7 +387,7 @@ class Connection(asyncio.Protocol):
     def _release(self) -> None:
         # requests of a connection that is gone count as long as they are worked on: nobody gets more of them by
         # connecting again
-        if self._acquired and self._lost and not self._working:
+        if self._acquired and self._gone and not self._working:
             self._acquired = False
             self._slots.clear()
             self._server.release(self)
@@ -402,7 +401,7 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """Enforce the limits of time, and set the next deadline."""
         limits = self._limits
-        unsent = 0 if self._lost else self._transport.get_write_buffer_size()
+        unsent = 0 if self._gone else self._transport.get_write_buffer_size()
         self.deadline = inf
         if self._mark is not None:
             if not unsent:
@@ -413,6 +412,8 @@ class Connection(asyncio.Protocol):
                 return self.cut(f"it has left {unsent} octets unread for {limits.send_seconds:g} seconds")
             if self._mark is not None:
                 self._wake(self._mark_time + limits.send_seconds)
+        if self._lost:  # only the last octets are still to leave
+            return None
         if self._linger_until is not None:
             return self._check_linger(now, unsent)
         if self._partial_since is not None:
@@ -420,17 +421,20 @@ class Connection(asyncio.Protocol):
             if end <= now:
                 return self.cut(f"a frame was not whole after {limits.partial_frame_seconds:g} seconds")
             self._wake(end)
-        elif not self._slots and not self._lost:
+        elif not self._slots:
             end = self._touched + limits.idle_seconds
             if end <= now and not unsent:
-                log.info("%s: connection closed: idle for %g seconds", self.peer.address, limits.idle_seconds)
+                log.info("%s: connection closed: idle for %g seconds", self.origin.address, limits.idle_seconds)
                 return self._close()
             self._wake(end)
         return None
 
     def _check_linger(self, now: float, unsent: int) -> None:
-        if unsent or self._lost:
+        if unsent:
             self._wake(now)
+            return
+        if self._server.tls is not None:
+            self._close()
             return
         if self._linger_until == inf:
             self._linger_until = now + LINGER_SECONDS
@@ -438,11 +442,3 @@ class Connection(asyncio.Protocol):
             self._close()
         else:
             self._wake(now)
-
-
-def _name(peername: object) -> tuple[str, str]:
-    """(host to count by, address for the log) of what the system calls the peer."""
-    if not isinstance(peername, tuple):  # gone already, or no TCP socket
-        return "", "unknown"
-    host, port = str(peername[0]).removeprefix("::ffff:"), peername[1]
-    return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

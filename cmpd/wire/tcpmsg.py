@@ -259,7 +259,7 @@ def foreign(head: bytes) -> str | None:
 
 
 def refusal(frame: Frame, *, rfc2510: bool = True) -> Fault | None:
-    """What a server that keeps no polling references has against this frame; None: a pkiReq with a value.
+    """What a server has against this frame; None: a pkiReq with a value, or a pollReq with a polling reference.
 
     `rfc2510=False`: that framing is not spoken, and all of it is answered by its errorMsgRep (-06 section 3.2.2).
     """
@@ -272,12 +272,18 @@ def refusal(frame: Frame, *, rfc2510: bool = True) -> Fault | None:
     if kind == MessageType.pkiReq:
         return Fault(framing, ErrorType.GeneralClientError, b"", "pkiReq: want a PKIMessage, have no octets", close)
     if kind == MessageType.pollReq:
-        if len(value) != 4:
-            text = f"pollReq: want 4 octets, have {len(value)}"
-            return Fault(framing, ErrorType.GeneralClientError, b"", text, close)
-        return Fault(framing, ErrorType.InvalidPollID, value, f"polling reference: {value.hex()} is unknown", close)
+        if len(value) == 4:
+            return None
+        text = f"pollReq: want 4 octets, have {len(value)}"
+        return Fault(framing, ErrorType.GeneralClientError, b"", text, close)
     text = f"message type: want 00 or 02, have {kind:02x}"
     return Fault(framing, ErrorType.InvalidMessageType, bytes((kind,)), text, close)
+
+
+def unknown_reference(frame: Frame) -> Fault:
+    """The answer to a pollReq under whose reference nothing waits."""
+    framing, _, close, value = frame
+    return Fault(framing, ErrorType.InvalidPollID, value, f"polling reference: {value.hex()} is unknown", close)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
         ["check"],
         *(["entity", name] for name in ("add", "list", "show", "disable")),
         *(["cert", name] for name in ("list", "show", "export", "revoke", "suspend", "resume")),
+        *(["request", name] for name in ("list", "show", "approve", "reject")),
         *(["crl", name] for name in ("issue", "show")),
     ],
 )
@@ -92,6 +93,20 @@ def test_every_command_has_help_with_an_example_that_is_valid(words: list[str], 
         (["crl", "show", "--config", "y", "--der", "--pem"], "not allowed with"),
         (["crl", "show", "--config", "y", "--json", "--out", "z"], "--json and --entries show the CRL"),
         (["crl", "issue"], "--config"),
+        (["init", "--dir", "x", "--http", "80"], "HOST:PORT"),
+        (["init", "--dir", "x", "--http", "127.0.0.1:829"], "--tcp and --http name the same place, 127.0.0.1:829"),
+        (["init", "--dir", "x", "--tcp", "h:80", "--publish", "h:80"], "--tcp and --publish name the same place"),
+        (["init", "--dir", "x", "--http", "127.0.0.1:80", "--publish", "80"], "--http and --publish name the same"),
+        (["init", "--dir", "x", "--install-certificate", "y", "--http", "h:80"], "--http was decided"),
+        (["request", "show", "--config", "y"], "REF"),
+        (["request", "approve", "--config", "y"], "REF"),
+        (["request", "approve", "pump", "--config", "y"], "want the reference of a request (8 hex digits)"),
+        (["request", "approve", "123456789", "--config", "y"], "want the reference of a request"),
+        (["request", "approve", "1a", "--reason", "x", "--config", "y"], "unrecognized"),
+        (["request", "reject", "1a", "--config", "y"], "--reason"),
+        (["request", "reject", "1a", "--reason", " ", "--config", "y"], "want 1 to 500 printable characters"),
+        (["request", "reject", "1a", "--reason", "a\nb", "--config", "y"], "want 1 to 500 printable characters"),
+        (["request", "reject", "1a", "--reason", "x" * 501, "--config", "y"], "want 1 to 500 printable characters"),
         (["cert", "show", "xyz", "--config", "y"], "want a serial number in hex"),
     ],
 )
@@ -166,8 +181,21 @@ def test_init_opens_the_door_for_what_is_published(run: Run, tmp_path: Path):
     assert main(["check", "--config", str(tmp_path / "new/cmpd.toml")]) == 0
 
 
-def test_without_being_asked_init_opens_no_door(run: Run, ca: Path):
-    assert load(ca / "cmpd.toml").publish.listen is None
+@pytest.mark.parametrize(("place", "tcp"), [("[::1]:8081", "127.0.0.1:829"), ("systemd:http", "systemd")])
+def test_init_opens_the_door_for_http(run: Run, tmp_path: Path, place: str, tcp: str):
+    done = run("init", "--dir", tmp_path / "new", "--http", place, *(["--tcp", tcp] if tcp == "systemd" else []))
+    assert done.code == 0
+    config = load(tmp_path / "new/cmpd.toml")
+    assert [(door.listen, door.path) for door in config.http] == [(place, "/cmp")]
+    assert [door.listen for door in config.tcp] == [tcp]
+    assert "\n[[http]]\n" in (tmp_path / "new/cmpd.toml").read_text()
+    assert main(["check", "--config", str(tmp_path / "new/cmpd.toml")]) == 0
+
+
+def test_without_being_asked_init_opens_no_door_but_one(run: Run, ca: Path):
+    config = load(ca / "cmpd.toml")
+    assert (config.publish.listen, config.http, config.spool) == (None, (), ())
+    assert "\n#[[http]]\n" in (ca / "cmpd.toml").read_text()
 
 
 def test_a_second_init_is_one_line_and_exit_code_1(run: Run, ca: Path):
@@ -203,9 +231,14 @@ def test_key_types_are_offered(key: str):
 # --- check -----------------------------------------------------------------------------------------------------------
 
 
-def test_check_says_ok(run: Run):
+def test_check_says_what_is_opened_and_ok(run: Run, ca: Path):
     done = run("check")
-    assert (done.code, done.out, done.err) == (0, "ok\n", "")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "tcp[0]: raw TCP on 127.0.0.1:829",
+        f"local: cmpd message through {ca}/cmpd.db.sock",
+        "ok",
+    ]
 
 
 def test_check_names_all_mistakes_of_the_text(run: Run, ca: Path):
@@ -278,7 +311,7 @@ def test_notes_do_not_fail_the_check(ca: Path, capsys: pytest.CaptureFixture[str
     when = (datetime.now(UTC) + timedelta(days=1810)).timestamp()
     assert main(["check", "--config", str(ca / "cmpd.toml")], Env(now=lambda: when)) == 0
     captured = capsys.readouterr()
-    assert captured.out == "ok\n"
+    assert captured.out.splitlines()[-1] == "ok"
     assert captured.err.startswith("note: cmp.certificate: ")
 
 
@@ -301,7 +334,7 @@ def test_check_notes_entities_whose_profiles_are_gone(run: Run, ca: Path):
     (ca / "cmpd.toml").write_text(text)
     before = (ca / "cmpd.db").read_bytes()
     done = run("check")
-    assert (done.code, done.out) == (0, "ok\n")
+    assert (done.code, done.out.splitlines()[-1]) == (0, "ok")
     assert done.err.splitlines() == [
         "note: entity lamp: registered for profiles that are not configured: tls",
         "note: entity pump: registered for profiles that are not configured: tls, mail",

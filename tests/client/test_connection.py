@@ -365,6 +365,22 @@ async def test_a_request_that_nobody_waits_for_does_not_shift_the_answers() -> N
         assert server.connections == 1
 
 
+async def test_closing_does_not_wait_for_an_answer_that_nobody_waits_for() -> None:
+    async def behave(peer: Peer) -> None:
+        while await peer.reader.read(100):
+            pass
+
+    async with serving(behave) as server:
+        connection = Connection("127.0.0.1", server.port, limits=QUICK)
+        asked = asyncio.create_task(connection.request(b"1"))
+        await asyncio.sleep(0.05)
+        asked.cancel()
+        await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            await connection.close()
+        assert server.connections == 1
+
+
 async def test_no_more_requests_are_in_flight_than_allowed() -> None:
     most = 0
 

@@ -25,13 +25,14 @@ import cmpd.signing.file
 import cmpd.store.queries
 import cmpd.store.sealing
 import cmpd.store.sqlite
-from cmpd import daemon
+from cmpd import daemon, doors
 from cmpd.asn1 import der
 from cmpd.changes import (
     AddCrl,
     AddIntent,
     AddResponse,
     AddServiceCertificate,
+    AddWaiting,
     Change,
     MoveCertificate,
     PublishCrl,
@@ -58,6 +59,9 @@ answer's octets have left."""
 
 FINISHING = ("before finish", "inside finish", *RECORDED)
 """The points of a request that needs no claim: nothing is recorded at the first two, all is from the third on."""
+
+WAITING = ("before wait", "inside wait", "after wait", "before answer", "within answer", "after answer")
+"""The points of a request that has to wait for an operator: it is on record from the third on."""
 
 RECOVERY = "inside recovery"
 
@@ -122,6 +126,7 @@ def die() -> None:
 
 
 UNITS: Final[dict[type[Change], str]] = {
+    AddWaiting: "wait",
     AddIntent: "claim",
     AddResponse: "finish",
     MoveCertificate: "change",
@@ -176,6 +181,7 @@ class DyingTransaction:
     """Told of each statement before SQLite runs it; may die when all is done but the COMMIT."""
 
     STATEMENTS: Final = {
+        "INSERT INTO waiting_request": "wait",
         "INSERT INTO certificate": "claim",
         "INSERT INTO response": "finish",
         "INSERT INTO status_change": "change",
@@ -309,7 +315,7 @@ def wrap(bomb: Bomb, ca_key: Path, order: dict[str, Any]) -> None:
     daemon.open_store = open_dying
     entity.open_store = open_dying
     daemon.load_key = load_dying
-    daemon.TcpServer = DyingServer
+    doors.TcpServer = DyingServer
     cmpd.store.sqlite._open_file = open_dying_file
     cmpd.store.queries.recover = recover_and_die
 

@@ -21,7 +21,7 @@ from cmpd.install import Plan, make_root
 from cmpd.signing import file as signing_file
 from cmpd.store import sealing
 from tests.end_to_end.crashing import ITERATIONS, SCRYPT_N
-from tests.support import wait_for_line
+from tests.support import read_ready, wait_for_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +35,7 @@ class Server:
     pid: int
     port: int = 0
     publish: str = ""
+    places: dict[str, list[str]] = field(default_factory=dict)
     exit_code: int | None = None
 
     def log_text(self) -> str:
@@ -148,8 +149,9 @@ class Site:
 
 
 def _wait_until_ready(server: Server) -> None:
-    found = server.wait_for_log(r" ready .*listen=\S+:(\d+)(?: publish=(\S+))?\n")
+    found = server.wait_for_log(r" ready .*listen=[^\s,]+:(\d+)\S*(?:.* publish=(\S+))?.*\n")
     server.port, server.publish = int(found[1]), found[2] or ""
+    server.places = read_ready(found.string)
 
 
 def _read(program: subprocess.Popen[str]) -> dict[str, int]:

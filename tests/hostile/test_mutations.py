@@ -126,7 +126,7 @@ async def _round(seed: int) -> None:
             source.messages += [(path.read_bytes(), None) for path in rng.sample(corpus.VECTORS, 10)]
         octets = spoil(rng, source)
         before = craft.held(world)
-        answer = await world.responder.respond(octets, "test")
+        answer = await world.respond(octets)
         if answer is None:
             assert 0xAF <= craft.children(octets)[1][0] <= 0xB3
             continue
@@ -135,7 +135,7 @@ async def _round(seed: int) -> None:
         check_changes(octets, envelope, before, after, secret, credentials[1])
         if len(after.certificates) > len(before.certificates):
             assert any(pop in octets for pop in pops), octets.hex()
-        assert await world.responder.respond(octets, "test") is not None
+        assert await world.respond(octets) is not None
         assert craft.held(world) == after  # nothing happens twice
     craft.check_store(world)
     for record in await world.store.list_certificates(limit=10_000):
@@ -211,7 +211,7 @@ async def _revocation_round(seed: int) -> tuple[int, set[str]]:
         world.clock.now += 1
         octets = spoil(rng, source, protected=0.7)
         before = craft.held(world)
-        answer = await world.responder.respond(octets, "test")
+        answer = await world.respond(octets)
         if answer is None:
             assert 0xAF <= craft.children(octets)[1][0] <= 0xB3
             continue
@@ -220,7 +220,7 @@ async def _revocation_round(seed: int) -> tuple[int, set[str]]:
         after = craft.held(world)
         changed += after != before
         check_changes(octets, envelope, before, after, secret, holder)
-        again = await world.responder.respond(octets, "test")
+        again = await world.respond(octets)
         assert again is not None
         assert envelope.body_name != "rp" or after == before or again == answer
         assert craft.held(world) == after

@@ -306,11 +306,11 @@ async def test_a_replayed_request_gets_the_same_octets_and_no_second_certificate
     credential = await craft.client(world, kind)
     draft, protector = craft.request(world, credential, implicit_confirm=implicit)
     octets = draft.seal(protector)
-    first = await world.responder.respond(octets, "a")
+    first = await world.respond(octets)
     issued = await craft.issued(world)
     world.restart()
     world.clock.now += 200
-    assert await world.responder.respond(octets, "b") == first
+    assert await world.respond(octets) == first
     assert await craft.issued(world) == issued
     craft.check_store(world)
 
@@ -320,7 +320,7 @@ async def test_a_hundred_copies_at_once_get_one_certificate() -> None:
     credential = await world.add_secret(uses_left=1)
     draft, protector = craft.request(world, credential)
     octets = draft.seal(protector)
-    answers = await asyncio.gather(*(world.responder.respond(octets, str(i)) for i in range(100)))
+    answers = await asyncio.gather(*(world.respond(octets) for i in range(100)))
     assert len(set(answers)) == 1
     assert await craft.issued(world) == 1
     craft.check_store(world)
@@ -343,8 +343,8 @@ async def test_a_replayed_certconf_gets_the_same_pkiconf_and_a_new_one_certconfi
     asked, granted, _ = await world.ir(credential, body=craft.BODIES[kind], implicit=False)
     status = der.seq(cert_status(granted.certificate(), 0))
     confirm = world.follow(asked, granted, "certConf", status)
-    first = await world.responder.respond(confirm.der, "a")
-    assert await world.responder.respond(confirm.der, "b") == first
+    first = await world.respond(confirm.der)
+    assert await world.respond(confirm.der) == first
     again = world.follow(asked, granted, "certConf", status)
     await craft.refused(world, again.der, "certConfirmed", by=kind, credential=credential)
     reject = world.follow(asked, granted, "certConf", der.seq(cert_status(granted.certificate(), 0, reject="late")))

@@ -307,8 +307,7 @@ async def test_a_peer_that_leaves_in_the_middle_is_no_fault_of_ours(caplog: pyte
         waiting.send(POST.replace(b"100", b"4") + b"wait")
         await site.until(lambda: site.responder.asked == [b"wait"])
         waiting.writer.transport.abort()
-        await site.until(lambda: site.server.connections == 0)
         site.responder.gate.set()
-        await asyncio.sleep(0.05)
+        await site.until(lambda: site.server.connections == 0)
         await honest(site)
     assert caplog.text == ""

@@ -235,7 +235,7 @@ def test_what_is_remembered_of_junk_is_bounded(server: Server) -> None:
 async def cost(world: World, octets: bytes) -> tuple[float, craft.Seen]:
     """CPU seconds of one answer, and the answer."""
     begin = time.process_time()
-    answer = await world.responder.respond(octets, "test")
+    answer = await world.respond(octets)
     used = time.process_time() - begin
     assert answer is not None
     seen = await craft.answer(world, octets)

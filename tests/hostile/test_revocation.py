@@ -92,7 +92,7 @@ async def test_a_replayed_rr_changes_nothing_whenever_it_comes(
     made = world.rev_request(agent, rev_details(holder.certificate, number))
     draft = Draft.of(made.der) if timed else Draft.of(made.der).drop("messageTime")
     octets = draft.seal(made.protector)
-    first = await world.responder.respond(octets, "test")
+    first = await world.respond(octets)
     assert len(await world.store.history(serial_octets(holder.certificate.serial))) == (2 if number == RESUME else 1)
     if number != 1:
         back = rev_details(holder.certificate, HOLD if number == RESUME else RESUME)
@@ -107,7 +107,7 @@ async def test_a_replayed_rr_changes_nothing_whenever_it_comes(
         if purged:
             await craft.refused(world, octets, "badTime" if timed else "transactionIdInUse", credential=agent)
         else:
-            assert await world.responder.respond(octets, "other") == first
+            assert await world.respond(octets) == first
     assert craft.held(world) == before
     craft.check_store(world)
 
@@ -116,7 +116,7 @@ async def test_a_hundred_copies_of_an_rr_at_once_are_one() -> None:
     world = World()
     holder = await world.holder(await world.add_secret())
     octets = world.rev_request(holder, rev_details(holder.certificate, 1)).der
-    answers = await asyncio.gather(*(world.responder.respond(octets, str(i)) for i in range(100)))
+    answers = await asyncio.gather(*(world.respond(octets) for i in range(100)))
     assert len(set(answers)) == 1
     assert len(await world.store.history(serial_octets(holder.certificate.serial))) == 1
     assert world.published == 1

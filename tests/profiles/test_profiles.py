@@ -420,7 +420,8 @@ def test_a_profile_grants_and_says_what_it_changes(row: Grants) -> None:
 
 def test_every_key_of_a_profile_has_a_row() -> None:
     used = {name for row in (*REFUSALS, *GRANTS) for name in row.rules}
-    assert used | {"validity", "backdate", "allow_key_reuse"} == set(ProfileConfig.model_fields)
+    of_the_transaction = {"approval", "await_confirmation"}  # they change nothing in a certificate
+    assert used | of_the_transaction | {"validity", "backdate", "allow_key_reuse"} == set(ProfileConfig.model_fields)
 
 
 def test_a_certificate_has_no_more_extensions_than_are_granted() -> None:
@@ -510,6 +511,7 @@ def test_a_ca_whose_certificate_is_not_valid_now_issues_nothing(moment: int) -> 
         (public_key("p256") + b"\0", BadCertTemplate, "not a valid public key"),
         (info(der.seq(der.encode_oid("1.2.3")), b"x"), BadAlg, "the algorithm or curve is not supported"),
     ],
+    ids=["absent", "empty", "not on the curve", "more behind it", "unknown algorithm"],
 )
 def test_what_is_no_public_key_is_refused(octets: bytes | None, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=re.escape(text)):

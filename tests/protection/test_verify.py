@@ -303,7 +303,7 @@ async def test_a_wrong_signature_is_bad_message_check():
 # --- which certificate -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kid", [SKI, None])
+@pytest.mark.parametrize("kid", [SKI, None], ids=["with senderKID", "without senderKID"])
 @pytest.mark.parametrize("first_is_trusted", [True, False])
 async def test_the_protection_certificate_is_found_behind_others(kid, first_is_trusted):
     other = certificate("CN=issuing CA", "p384")

@@ -19,6 +19,7 @@ from cmpd.errors import ConfigError
 from cmpd.signing import file as signing_file
 from cmpd.signing.base import SigningKey
 from cmpd.signing.file import LARGE, FileKey, encrypted_pem, load_key, pem, read_certificates, read_private_key
+from tests.support import needs_openssl
 
 KEYS = {
     "p256": ec.generate_private_key(ec.SECP256R1()),
@@ -105,6 +106,7 @@ async def test_without_an_offload_large_octets_are_signed_too(kind: str):
     VERIFY[kind](await FileKey(KEYS[kind]).sign(bytes(LARGE)), bytes(LARGE))
 
 
+@needs_openssl
 @pytest.mark.parametrize("kind", KEYS)
 def test_a_written_key_is_read_again_also_by_openssl(tmp_path: Path, kind: str):
     path = tmp_path / "key.pem"
@@ -115,6 +117,7 @@ def test_a_written_key_is_read_again_also_by_openssl(tmp_path: Path, kind: str):
     assert subprocess.run(command, capture_output=True, check=True).stdout == signing_file.spki_of(own)
 
 
+@needs_openssl
 def test_what_is_written_costs_a_guess_600_000_iterations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.undo()
     path = tmp_path / "key.pem"

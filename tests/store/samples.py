@@ -4,6 +4,7 @@ from cmpd.changes import (
     AddCertificate,
     AddIntent,
     AddResponse,
+    AddWaiting,
     Change,
     MoveTransaction,
     OpenTransaction,
@@ -16,6 +17,7 @@ from cmpd.records import (
     Intent,
     TransactionRecord,
     TransactionState,
+    WaitingRequest,
 )
 
 NOW = 1_800_000_000
@@ -57,6 +59,34 @@ def intent(number: int, owner: Entity, *, transaction_number: int | None = None,
         "created_at": NOW,
     }
     return Intent(**plain | fields)
+
+
+def waiting(number: int, owner: Entity, **fields: object) -> WaitingRequest:
+    plain: dict[str, object] = {
+        "transaction_id": octets(number),
+        "reference": number,
+        "digest": octets(number, 32),
+        "request": b"request %d" % number,
+        "body": "ir",
+        "entity_id": owner.id,
+        "profile": "tls",
+        "subjects": f"CN=device {number}",
+        "received_at": NOW,
+        "expires_at": NOW + 100,
+    }
+    return WaitingRequest(**plain | fields)
+
+
+def holding(number: int, owner: Entity, *, limit: int = 100, **fields: object) -> list[Change]:
+    """The unit of a request that has to wait for an operator."""
+    held = transaction(number, owner, state=TransactionState.WAITING)
+    return [OpenTransaction(held), AddWaiting(waiting(number, owner, **fields), limit)]
+
+
+def claim(number: int, owner: Entity) -> list[Change]:
+    """The unit before the signature of a request that was approved."""
+    moved = MoveTransaction(octets(number), TransactionState.WAITING, TransactionState.PROCESSING, b"c" * 16)
+    return [moved, TakeUse(owner.id, octets(number)), AddIntent(intent(number, owner))]
 
 
 def opening(number: int, owner: Entity) -> list[Change]:

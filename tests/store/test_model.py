@@ -11,7 +11,9 @@ from cmpd.changes import (
     AddIntent,
     AddResponse,
     AddServiceCertificate,
+    AddWaiting,
     Change,
+    DecideWaiting,
     MoveCertificate,
     MoveTransaction,
     OpenTransaction,
@@ -26,6 +28,7 @@ from cmpd.errors import StoreConflict, StoreError
 from cmpd.records import (
     CertificateState,
     CrlRecord,
+    Decision,
     Entity,
     RevocationPassphrase,
     ServiceCertificate,
@@ -34,9 +37,9 @@ from cmpd.records import (
 from cmpd.store.base import Store
 from cmpd.store.memory import MemoryStore
 from cmpd.store.sqlite import SqliteStore
-from tests.store.samples import NOW, entity, intent, octets, transaction
+from tests.store.samples import NOW, entity, holding, intent, octets, transaction, waiting
 
-UNITS = 350
+UNITS = 450
 NUMBERS = 8  # of transactions, certificates and requests: few, so that they meet
 
 
@@ -95,6 +98,24 @@ class Dice:
         ]
         return self.random.choice(rare if self.random.random() < 0.3 else kinds)
 
+    def unit(self) -> list[Change]:
+        """Some changes; of requests that wait often the unit that they belong into, or what becomes of one."""
+        number, owner, kind = self.number(), self.random.choice(self.owners), self.random.random()
+        until = {"expires_at": self.time(), "reference": self.number()}
+        if kind < 0.08:
+            return holding(number, owner, limit=self.random.choice([2, 100]), **until)
+        if kind < 0.12:
+            held = waiting(number, owner, text="not kept", decision=Decision.APPROVED, **until)
+            return [AddWaiting(held, self.random.choice([2, 100])), self.change()]
+        if kind < 0.2:
+            decision = self.random.choice(list(Decision))
+            return [DecideWaiting(octets(number), decision, self.time(), "operator", "why")]
+        if kind < 0.28:
+            following = self.random.choice([TransactionState.PROCESSING, self.state()])
+            times = {"confirm_by": self.time(), "ended_at": self.time()}
+            return [MoveTransaction(octets(number), TransactionState.WAITING, following, b"w", **times)]
+        return [self.change() for _ in range(self.random.choice([1, 1, 2, 3]))]
+
 
 async def outcome(store: Store, unit: list[Change]) -> str:
     try:
@@ -110,6 +131,8 @@ async def everything(store: Store) -> list[object]:
     numbers = range(1, NUMBERS + 1)
     found: list[object] = [await store.list_entities(), await store.list_certificates()]
     found += [await store.find_transaction(octets(number)) for number in numbers]
+    found += [await store.find_waiting(number) for number in numbers]
+    found += [await store.list_waiting(), await store.list_waiting(undecided_only=False, after=2, limit=3)]
     found += [await store.find_response(octets(one), octets(two, 32)) for one in numbers for two in numbers]
     found += [await store.unconfirmed(NOW + 10, 100), await store.list_certificates(state=CertificateState.REVOKED)]
     found += [await store.certificate_status([octets(number, 14) for number in range(1, 30)])]
@@ -130,7 +153,7 @@ async def test_any_sequence_of_units_ends_as_in_the_model(tmp_path: Path, seed: 
         dice = Dice(seed, added)
         outcomes: set[str] = set()
         for _ in range(UNITS):
-            unit = [dice.change() for _ in range(dice.random.choice([1, 1, 2, 3]))]
+            unit = dice.unit()
             before = model.generation, store.generation
             expected = await outcome(model, unit)
             assert await outcome(store, unit) == expected, unit
@@ -138,6 +161,7 @@ async def test_any_sequence_of_units_ends_as_in_the_model(tmp_path: Path, seed: 
             dice.crls = (await model.publication()).last_number
             dice.states = {record.serial: record.state for record in await model.list_certificates()}
             assert store.generation - before[1] == model.generation - before[0]
+            assert await store.list_waiting(undecided_only=False) == await model.list_waiting(undecided_only=False)
             if dice.random.random() < 0.05:
                 assert await store.recover(NOW + 30) == await model.recover(NOW + 30)
             if dice.random.random() < 0.05:
@@ -146,6 +170,7 @@ async def test_any_sequence_of_units_ends_as_in_the_model(tmp_path: Path, seed: 
         assert await everything(store) == await everything(model)
         assert {"written", "refused", "transaction exists", "transaction moved", "not intended"} <= outcomes
         assert {"crl number taken", "no such crl", "passphrase identifier in use", "too many passphrases"} <= outcomes
+        assert {"reference taken", "too many waiting", "not waiting"} <= outcomes
         assert {change.state for change in await store.status_changes(after=0, limit=100)} >= {
             CertificateState.REVOKED,
             CertificateState.SUSPENDED,

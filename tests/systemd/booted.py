@@ -61,7 +61,7 @@ def overlay(directory: Path) -> Iterator[Path]:
 
 def install(root: Path, commands: dict[str, str]) -> None:
     """The units as an administrator installs them, and /usr/bin/NAME for each command: the main() of a module."""
-    for name in ("cmpd.service", "cmpd.socket"):
+    for name in ("cmpd.service", "cmpd.socket", "cmpd-http.socket"):
         shutil.copy(UNITS / name, root / "etc/systemd/system")
     for kind, tool in (("sysusers", "systemd-sysusers"), ("tmpfiles", "systemd-tmpfiles")):
         target = root / f"usr/lib/{kind}.d/cmpd.conf"

@@ -1,8 +1,8 @@
 """Runs in the container: cmpd itself as an administrator sets it up, with end entities that enrol over restarts.
 
 Prints its findings as JSON: the service before the first request, after it and after the stop; status and complaint of
-each enrolment; the CRLs and the OCSP signer; the number of certificates in the database; the secrets that the journal
-should not have.
+each enrolment; what HTTP answers on its socket; what users in and outside of the group cmpd may touch; the CRLs and the
+OCSP signer; the number of certificates in the database; the secrets that the journal should not have.
 """
 
 import json
@@ -11,6 +11,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -40,7 +41,16 @@ def set_up() -> list[str]:
     for path, text in ((Path("/etc/cmpd/passphrase"), passphrase), (Path("/secret"), secret)):
         path.touch(0o600)
         path.write_text(text)
-    options = ["--tcp", "systemd", "--publish", PUBLISHED, "--passphrase-file", "/etc/cmpd/passphrase"]
+    options = [
+        "--tcp",
+        "systemd",
+        "--http",
+        "systemd:http",
+        "--publish",
+        PUBLISHED,
+        "--passphrase-file",
+        "/etc/cmpd/passphrase",
+    ]
     run("cmpd", "init", "--dir", STATE, *options)
     made = STATE / "cmpd.toml"
     made.write_text("".join(line for line in made.open() if not line.startswith("passphrase_file =")))
@@ -74,19 +84,63 @@ def published() -> dict[str, object]:
     }
 
 
+def http_status() -> int:
+    """What a GET gets where requests are posted."""
+    try:
+        with urllib.request.urlopen("http://127.0.0.1/.well-known/cmp", timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+TOUCH = """
+import socket, sys
+from pathlib import Path
+kind, path = sys.argv[1:]
+try:
+    socket.socket(socket.AF_UNIX).connect(path) if kind == "connect" else open(path, "rb").read()
+except OSError as error:
+    print(type(error).__name__)
+else:
+    print("yes")
+"""
+
+
+def touched(groups: list[str]) -> dict[str, str]:
+    """Whether a user in these groups may touch things: "yes", or the name of the error."""
+    things = {
+        "configuration": ("read", CONFIG),
+        "local socket": ("connect", STATE / "cmpd.db.sock"),
+        "database": ("read", STATE / "cmpd.db"),
+        "keys": ("read", STATE / "private/ca.key.pem"),
+        "passphrase": ("read", Path("/etc/cmpd/passphrase")),
+    }
+    found = {}
+    for name, (kind, path) in things.items():
+        command = ["/usr/bin/python3", "-c", TOUCH, kind, str(path)]
+        done = subprocess.run(
+            command, user="nobody", group="nogroup", extra_groups=groups, capture_output=True, text=True, timeout=20
+        )
+        found[name] = done.stdout.strip() or done.stderr
+    return found
+
+
 def main() -> None:
     hidden = set_up()
-    run("systemctl", "start", "cmpd.socket")
+    run("systemctl", "start", "cmpd.socket", "cmpd-http.socket")
     findings["before"] = show()
     enrolled = [enrol(0)]
     findings["after"] = show()
     findings["published"] = published()
+    findings["http"] = [http_status()]
+    findings["member"], findings["stranger"] = touched(["cmpd"]), touched([])
     thread = threading.Thread(target=lambda: enrolled.extend(enrol(number) for number in range(1, 9)))
     thread.start()
     for _ in range(2):
         run("systemctl", "restart", "cmpd.service")
     thread.join()
-    run("systemctl", "stop", "cmpd.socket", "cmpd.service")
+    findings["http"] += [http_status()]
+    run("systemctl", "stop", "cmpd.socket", "cmpd-http.socket", "cmpd.service")
     findings["enrolled"], findings["stopped"] = enrolled, show()
     listed = json.loads(run("cmpd", "cert", "list", "--config", CONFIG, "--json"))
     subjects = {f"device{number}" for number in range(len(enrolled))}

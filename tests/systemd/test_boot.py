@@ -77,6 +77,10 @@ def test_cmpd_gives_certificates_over_two_restarts(tmp_path: Path) -> None:
     assert found["after"]["ActiveState"] == "active"
     assert [status for status, _ in found["enrolled"]] == [0] * len(found["enrolled"]), found["enrolled"]
     assert found["certificates"] == len(found["enrolled"])
+    assert found["http"] == [405, 405]
+    shut = dict.fromkeys(("database", "keys", "passphrase"), "PermissionError")
+    assert found["member"] == {"configuration": "yes", "local socket": "yes"} | shut
+    assert set(found["stranger"].values()) == {"PermissionError"}
     assert found["published"]["same"]
     assert "ca.crl" in found["published"]["crl"]
     assert found["published"]["signer"] == ["cmpd", "0o600"]

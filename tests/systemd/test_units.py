@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cmpd.config_values import socket_name
 from cmpd.daemon import DRAIN_SECONDS
 from tests.systemd.booted import UNITS
 
@@ -22,10 +23,10 @@ needs_sysusers = pytest.mark.skipif(
 
 def verify(directory: Path, change: tuple[str, str] = ("", "")) -> str:
     """What `systemd-analyze verify` says about the units (its exit status says nothing about unknown keys)."""
-    for name in ("cmpd.service", "cmpd.socket"):
-        text = (UNITS / name).read_text().replace("/usr/bin/cmpd", "/bin/true").replace(*change)
-        (directory / name).write_text(text)
-    paths = [directory / "cmpd.service", directory / "cmpd.socket"]
+    paths = [directory / name for name in ("cmpd.service", "cmpd.socket", "cmpd-http.socket")]
+    for path in paths:
+        text = (UNITS / path.name).read_text().replace("/usr/bin/cmpd", "/bin/true").replace(*change)
+        path.write_text(text)
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *paths], capture_output=True, text=True, timeout=60)
     return done.stdout + done.stderr
 
@@ -36,7 +37,7 @@ def test_systemd_has_nothing_to_say_about_the_units(tmp_path: Path) -> None:
 
 
 @needs_analyze
-@pytest.mark.parametrize("key", ["NoNewPrivileges", "FileDescriptorName", "WatchdogSec"])
+@pytest.mark.parametrize("key", ["NoNewPrivileges", "FileDescriptorName", "WatchdogSec", "RuntimeDirectory"])
 def test_a_misspelt_key_would_be_seen(tmp_path: Path, key: str) -> None:
     assert f"{key}X" in verify(tmp_path, (f"\n{key}=", f"\n{key}X="))
 
@@ -81,3 +82,13 @@ def test_systemd_waits_longer_than_a_drain_may_last() -> None:
     found = re.search(r"^TimeoutStopSec=(\d+)$", (UNITS / "cmpd.service").read_text(), re.MULTILINE)
     assert found
     assert int(found[1]) > DRAIN_SECONDS
+
+
+def test_the_sockets_have_the_names_that_the_configuration_can_ask_for() -> None:
+    names = set()
+    for path in UNITS.glob("*.socket"):
+        (name,) = re.findall(r"^FileDescriptorName=(.+)$", path.read_text(), re.MULTILINE)
+        assert socket_name(f"systemd:{name}") == name
+        assert path.name == "cmpd.socket" or "\nService=cmpd.service\n" in path.read_text()
+        names.add(name)
+    assert names == {"tcp", "http"}

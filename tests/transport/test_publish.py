@@ -364,7 +364,7 @@ CHUNKED = (
 
 
 async def test_a_post_in_chunks_is_bounded_too():
-    async with serving() as site:
+    async with serving(PublishLimits(request_seconds=0.5)) as site:  # so long the rest of what is refused is read
         client = await site.connect()
         client.send(CHUNKED + b"3\r\nreq\r\n2\r\n!!\r\n0\r\n\r\n")
         assert (await client.answer()).body == b"answer to req!!"
@@ -378,7 +378,7 @@ async def test_a_post_in_chunks_is_bounded_too():
 
 
 async def test_a_client_that_waits_for_continue_is_told_to_go_on():
-    async with serving() as site:
+    async with serving(PublishLimits(request_seconds=0.5)) as site:  # so long the rest of what is refused is read
         client = await site.connect()
         head = b"POST /ocsp HTTP/1.1\r\nHost: x\r\nContent-Type: application/ocsp-request\r\nExpect: 100-continue\r\n"
         client.send(head + b"Content-Length: 3\r\n\r\n")

@@ -12,32 +12,43 @@ from typing import Any
 
 import pytest
 
+from cmpd.env import Env
 from cmpd.transport import TRANSPORTS
-from cmpd.transport.base import Peer
+from cmpd.transport.base import Answer, Door, Origin, UnknownReference, Waiting
 from cmpd.transport.tcp import TcpLimits, TcpServer
 from cmpd.wire import tcpmsg
-from cmpd.wire.tcpmsg import Decoder, ErrorMsgRep, ErrorType, FinRep, Frame, Framing, PkiRep
+from cmpd.wire.tcpmsg import Decoder, ErrorMsgRep, ErrorType, FinRep, Frame, Framing, PkiRep, PollRep
 
 V10, OLD = Framing.V10, Framing.RFC2510
 LOCAL = ("127.0.0.1", 0)
 
 
 class Responder:
-    """Answers b"x" with b"answer to x"; b"none", b"raise", b"big" and b"wait NAME" are orders."""
+    """Answers b"x" with b"answer to x"; b"none", b"raise", b"big", b"later" and b"wait NAME" are orders.
+
+    Under the polling references in `waiting` there is what is to be answered.
+    """
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
         self.done: list[bytes] = []
         self.cancelled: list[bytes] = []
-        self.peers: set[Peer] = set()
+        self.origins: set[Origin] = set()
+        self.waiting: dict[int, Answer] = {}
         self.running = 0
         self.most = 0
         self.gates: defaultdict[bytes, asyncio.Event] = defaultdict(asyncio.Event)
 
-    async def __call__(self, der: bytes, peer: Peer) -> bytes | None:
+    async def poll(self, reference: int, origin: Origin) -> Answer:
+        self.origins.add(origin)
+        if reference not in self.waiting:
+            raise UnknownReference
+        return self.waiting[reference]
+
+    async def respond(self, der: bytes, origin: Origin) -> Answer:
         assert type(der) is bytes
         self.seen.append(der)
-        self.peers.add(peer)
+        self.origins.add(origin)
         self.running += 1
         self.most = max(self.most, self.running)
         try:
@@ -49,13 +60,15 @@ class Responder:
             self.running -= 1
             self.done.append(der)
 
-    async def obey(self, der: bytes) -> bytes | None:
+    async def obey(self, der: bytes) -> Answer:
         if der.startswith(b"wait"):
             await self.gates[der].wait()
         if der == b"none":
             return None
         if der == b"raise":
             raise LookupError("a secret detail")
+        if der == b"later":
+            return Waiting(0xBEEF, 60)
         if der.startswith(b"big"):
             return bytes(60_000) + der
         return b"answer to " + der
@@ -151,7 +164,7 @@ async def test_request_is_answered_in_its_framing_and_the_connection_stays_open(
             client.send(tcpmsg.pki_req(b"%d" % number, framing))
             assert await client.frame() == Frame(framing, 5, False, b"answer to %d" % number)
         host, port = client.writer.get_extra_info("sockname")
-        assert site.responder.peers == {Peer(f"{host}:{port}", "tcp")}
+        assert site.responder.origins == {Origin(f"{host}:{port}", Door("tcp"), polls=True)}
 
 
 @pytest.mark.parametrize("framing", Framing)
@@ -178,6 +191,50 @@ async def test_failing_responder_is_answered_with_a_fixed_text_and_logged(
     assert "127.0.0.1" in record.getMessage()
     assert record.exc_info is not None
     assert record.exc_info[0] is LookupError
+
+
+# --- polling ----------------------------------------------------------------------------------------------------------
+
+
+async def test_who_has_to_wait_is_told_in_seconds_or_as_a_point_in_time() -> None:
+    async with serving() as site:
+        site.server.env = Env(now=lambda: 1_767_225_600.9)
+        client = await site.connect()
+        client.send(tcpmsg.pki_req(b"later"), tcpmsg.pki_req(b"later", OLD), tcpmsg.pki_req(b"later", close=True))
+        assert await client.frame() == Frame(V10, 1, False, bytes.fromhex("0000beef 0000003c"))
+        assert await client.frame() == Frame(OLD, 1, False, bytes.fromhex("0000beef 6955b93c"))
+        assert await client.answer() == (PollRep(0xBEEF, 60), True)
+        assert await client.ended()
+
+
+@pytest.mark.parametrize("framing", Framing)
+async def test_polling_brings_what_there_is(framing: Framing) -> None:
+    async with serving() as site:
+        site.server.env = Env(now=lambda: 1_767_225_600)
+        client = await site.connect()
+        site.responder.waiting = {1: b"an answer", 0xFFFFFFFF: None, 3: Waiting(3, 5)}
+        client.send(*[tcpmsg.poll_req(reference, framing) for reference in (1, 0xFFFFFFFF, 3, 4, 0, 1)])
+        time = 5 if framing is V10 else 1_767_225_605
+        assert [(await client.answer())[0] for _ in range(3)] == [PkiRep(b"an answer"), FinRep(), PollRep(3, time)]
+        for reference in ("00000004", "00000000"):
+            error = await client.error()
+            assert error.error == (ErrorType.InvalidPollID if framing is V10 else None)
+            assert error.data == (bytes.fromhex(reference) if framing is V10 else b"")
+            assert error.text == f"polling reference: {reference} is unknown"
+        assert await client.answer() == (PkiRep(b"an answer"), False)
+        assert site.responder.seen == []
+
+
+@pytest.mark.parametrize("on", [True, False])
+async def test_clients_in_rfc2510_framing_may_be_polled_whatever_the_door_says(on: bool) -> None:
+    async with serving(transport_polling=on) as site:
+        client = await site.connect()
+        for framing, polls in ((V10, on), (OLD, True)):
+            site.responder.origins.clear()
+            client.send(tcpmsg.pki_req(b"x", framing), tcpmsg.poll_req(1, framing))
+            await client.answer()
+            await client.error()
+            assert {origin.polls for origin in site.responder.origins} == {polls}
 
 
 async def test_framings_may_be_mixed_on_one_connection() -> None:
@@ -533,6 +590,17 @@ async def test_peer_that_does_not_read_is_cut(high: int, caplog: pytest.LogCaptu
         client = await slow_reader(site)
         client.send(*[tcpmsg.pki_req(b"big")] * 120)
         await until(lambda: site.server.connections == 1)
+        await until(lambda: site.server.connections == 0)
+    assert "octets unread for 0.2 seconds" in caplog.text
+
+
+async def test_peer_that_half_closes_and_does_not_read_is_cut(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "cmpd")
+    async with serving(write_high_water=10_000_000, send_seconds=0.2) as site:
+        client = await slow_reader(site)
+        client.send(*[tcpmsg.pki_req(b"big")] * 120)
+        client.writer.write_eof()
+        await until(lambda: len(site.responder.done) == 120)
         await until(lambda: site.server.connections == 0)
     assert "octets unread for 0.2 seconds" in caplog.text
 

@@ -244,9 +244,10 @@ def test_error_written_in_our_layout_is_read_again(error: ErrorType, text: str) 
 # --- the server's side ------------------------------------------------------------------------------------------------
 
 
-def test_pkireq_with_a_value_is_not_refused() -> None:
+def test_pkireq_with_a_value_and_pollreq_with_a_reference_are_not_refused() -> None:
     for framing in Framing:
         assert tcpmsg.refusal(Frame(framing, 0, False, b"x")) is None
+        assert tcpmsg.refusal(Frame(framing, 2, False, b"\0\0\xbe\xef")) is None
 
 
 @pytest.mark.parametrize("framing", Framing)
@@ -254,7 +255,6 @@ def test_pkireq_with_a_value_is_not_refused() -> None:
     ("kind", "value", "error", "data"),
     [
         (0, b"", ErrorType.GeneralClientError, b""),
-        (2, b"\0\0\xbe\xef", ErrorType.InvalidPollID, b"\0\0\xbe\xef"),
         (2, b"\0\0\xbe", ErrorType.GeneralClientError, b""),
         (2, b"\0\0\xbe\xef\0", ErrorType.GeneralClientError, b""),
         *[(kind, b"x", ErrorType.InvalidMessageType, bytes([kind])) for kind in (1, 3, 4, 5, 6, 7, 9, 127, 128, 255)],
@@ -267,13 +267,24 @@ def test_request_frame_is_refused(framing: Framing, kind: int, value: bytes, err
         assert (fault.framing, fault.error, fault.data, fault.close, fault.lost) == (framing, error, data, close, False)
 
 
+def test_unknown_reference_is_told_in_both_framings() -> None:
+    for close in (False, True):
+        wire = tcpmsg.unknown_reference(Frame(V10, 2, close, b"\0\0\xbe\xef")).encode()
+        assert one(wire) == Frame(
+            V10, 6, close, octets("0202 0004 0000beef") + b"polling reference: 0000beef is unknown"
+        )
+    wire = tcpmsg.unknown_reference(Frame(OLD, 2, False, b"\0\0\xbe\xef")).encode()
+    assert one(wire) == Frame(OLD, 6, False, b"polling reference: 0000beef is unknown")
+
+
 def test_rfc2510_that_is_not_spoken_is_refused_in_its_own_framing() -> None:
-    frame = one(tcpmsg.pki_req(GENM, OLD))
-    assert isinstance(frame, Frame)
-    fault = tcpmsg.refusal(frame, rfc2510=False)
-    assert fault is not None
-    answer = one(fault.encode())
-    assert answer == Frame(OLD, 6, False, b"RFC 2510 framing: not spoken here, want tcp-messages of version 10")
+    for request in (tcpmsg.pki_req(GENM, OLD), tcpmsg.poll_req(7, OLD)):
+        frame = one(request)
+        assert isinstance(frame, Frame)
+        fault = tcpmsg.refusal(frame, rfc2510=False)
+        assert fault is not None
+        answer = one(fault.encode())
+        assert answer == Frame(OLD, 6, False, b"RFC 2510 framing: not spoken here, want tcp-messages of version 10")
     assert tcpmsg.refusal(Frame(V10, 0, False, b"x"), rfc2510=False) is None
 
 
