@@ -316,6 +316,8 @@ async def test_who_is_stopped_while_waiting_is_told_how_to_go_on(slow: SlowCa, t
             *("--subject", "CN=x"),
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             stderr=asyncio.subprocess.PIPE,
+            # what a shell starts in the background ignores SIGINT, and so would its children
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         assert process.stderr is not None
         said = b""
