@@ -65,7 +65,7 @@ def bare(
         der.encode_integer(2), sender, NULL_DN, *(der.explicit(n, value) for n, value in fields if value is not None)
     )
     octets = encode_message(header + der.explicit(BODY_TYPES[body], content), protection, ())
-    return Request(body, octets, transaction_id, nonce, None)  # type: ignore[arg-type]
+    return Request(body, octets, transaction_id, nonce, None)
 
 
 def request_for(
@@ -399,7 +399,7 @@ async def test_certconf_comes_through_a_channel_of_the_same_certificate(
 ) -> None:
     request = request_for(world, implicit=False)
     cp = await ask(world, request, at(holder.certificate.der))
-    assert world.store._tables.transactions[request.transaction_id].credential == (  # type: ignore[attr-defined]
+    assert world.store._tables.transactions[request.transaction_id].credential == (
         f"tls:{sha256(holder.certificate.der).hexdigest()}"
     )
     other = await world.holder(await world.add_secret("other"), "/CN=other")

@@ -71,7 +71,7 @@ def answered(octets: bytes, **options: str) -> EmailMessage:
 def multipart(*parts: object, kind: str = "mixed") -> MIMEMultipart:
     made = MIMEMultipart(kind)
     for part in parts:
-        made.attach(part)  # type: ignore[arg-type]
+        made.attach(part)
     return made
 
 

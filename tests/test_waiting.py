@@ -127,7 +127,7 @@ async def test_other_doors_are_told_status_waiting_for_every_request(store: Stor
         Template(keys[1], encode_name("/CN=b"), issuer=encode_name("/CN=y"), cert_req_id=3),
     ]
     request = cert_request(body, templates, secret, world.env)
-    seen = world.read(await world.respond(request.der))  # type: ignore[arg-type]
+    seen = world.read(await world.respond(request.der))
     assert seen.body == answer
     assert [int(item["certReqId"]) for item in seen.content["response"]] == [7, 3]
     for n in range(2):
@@ -144,27 +144,27 @@ async def test_a_p10cr_waits_as_minus_one_and_may_be_polled_for_as_zero_and_minu
     secret = await world.add_secret()
     csr = certification_request(Template(ec.generate_private_key(ec.SECP256R1()), encode_name("/CN=x")))
     request = p10_request(csr, secret, world.env)
-    seen = world.read(await world.respond(request.der))  # type: ignore[arg-type]
+    seen = world.read(await world.respond(request.der))
     assert (seen.body, int(seen.content["response"][0]["certReqId"]), seen.status()[0]) == ("cp", -1, 3)
     for number in (0, -1):
-        seen = world.read(await world.respond(poll_req(world, request, seen, number).der))  # type: ignore[arg-type]
+        seen = world.read(await world.respond(poll_req(world, request, seen, number).der))
         assert seen.body == "pollRep"
         assert int(seen.content[0]["certReqId"]) == number
     await world.approve((await world.waiting())[0].reference)
-    done = world.read(await world.respond(poll_req(world, request, seen, -1).der))  # type: ignore[arg-type]
+    done = world.read(await world.respond(poll_req(world, request, seen, -1).der))
     assert (done.body, int(done.content["response"][0]["certReqId"]), done.status()[0]) == ("cp", -1, 0)
 
 
 async def test_what_is_rejected_as_a_whole_does_not_wait(world: World) -> None:
     secret = await world.add_secret(subject="/CN=somebody else")
-    seen = world.read(await world.respond(ir(world, secret).der, POLLS))  # type: ignore[arg-type]
+    seen = world.read(await world.respond(ir(world, secret).der, POLLS))
     assert seen.status()[2] == {"notAuthorized"}
     assert await world.waiting() == []
 
 
 async def test_who_has_no_use_left_does_not_wait(world: World) -> None:
     secret = await world.add_secret(uses_left=0)
-    seen = world.read(await world.respond(ir(world, secret).der, POLLS))  # type: ignore[arg-type]
+    seen = world.read(await world.respond(ir(world, secret).der, POLLS))
     assert seen.status()[2] == {"notAuthorized"}
     assert await world.waiting() == []
 
@@ -181,7 +181,7 @@ async def test_too_many_waiting_requests_are_told_systemunavail_and_may_come_aga
     secret = await world.add_secret()
     _, told = await waits(world, secret)
     second = ir(world, secret)
-    seen = world.read(await world.respond(second.der, POLLS))  # type: ignore[arg-type]
+    seen = world.read(await world.respond(second.der, POLLS))
     assert (seen.body, seen.status()[2]) == ("error", {"systemUnavail"})
     assert "wait for an operator" in seen.status()[1]
     await world.approve(told.reference)
@@ -217,7 +217,7 @@ async def test_an_approved_request_is_answered_once_and_then_by_the_same_octets(
     await world.approve(told.reference)
     assert await world.store.list_certificates() == []
     answer = await world.poll(told.reference, POLLS) if way == "reference" else await world.respond(request.der, POLLS)
-    seen = world.read(answer)  # type: ignore[arg-type]
+    seen = world.read(answer)
     assert (seen.body, seen.status()[0]) == ("ip", 0)
     assert seen.certificate().subject_text == "CN=device"
     assert seen.envelope.header.recip_nonce == request.sender_nonce
@@ -250,10 +250,10 @@ async def test_a_request_that_waited_at_a_polling_door_may_go_on_elsewhere(world
     seen = await world.ask(request, secret)
     assert seen.status()[0] == 3
     assert await world.respond(request.der) == seen.envelope.der
-    polled = world.read(await world.respond(poll_req(world, request, seen).der))  # type: ignore[arg-type]
+    polled = world.read(await world.respond(poll_req(world, request, seen).der))
     assert polled.body == "pollRep"
     await world.approve(told.reference)
-    done = world.read(await world.respond(poll_req(world, request, polled).der))  # type: ignore[arg-type]
+    done = world.read(await world.respond(poll_req(world, request, polled).der))
     assert done.status()[0] == 0
     assert (await final(world, told.reference)).envelope.der == done.envelope.der
 
@@ -406,7 +406,7 @@ async def test_polling_changes_nothing_while_there_is_no_decision(world: World) 
             written += 1
 
     counting = Counting()
-    counting._tables = world.store._tables  # type: ignore[attr-defined]
+    counting._tables = world.store._tables
     world.store = counting
     world.restart()
     for _ in range(10):
@@ -449,10 +449,10 @@ async def test_after_a_crash_between_claim_and_answer_it_waits_again_as_approved
     async def sign(intent: object) -> bytes:
         raise Killed
 
-    real, world.ca.sign = world.ca.sign, sign  # type: ignore[method-assign]
+    real, world.ca.sign = world.ca.sign, sign
     with pytest.raises(Killed):
         await world.poll(kept.reference, POLLS)
-    world.ca.sign = real  # type: ignore[method-assign]
+    world.ca.sign = real
     assert await state(world, request) is TransactionState.PROCESSING
     assert await world.store.recover(int(world.clock.now)) == 1
     world.restart()
@@ -472,7 +472,7 @@ async def test_a_key_that_fails_ends_the_wait_for_every_way_of_asking(world: Wor
     async def sign(octets: bytes) -> bytes:
         raise OSError("gone")
 
-    real, world.ca._key = world.ca._key, type("Broken", (), {"sign": staticmethod(sign)})()  # type: ignore[assignment]
+    real, world.ca._key = world.ca._key, type("Broken", (), {"sign": staticmethod(sign)})()
     poll = poll_req(world, request, waiting)
     seen = await world.ask(poll, secret)
     assert (seen.body, seen.status()[2]) == ("error", {"systemFailure"})

@@ -26,24 +26,19 @@ from cmpd.wire.tcpmsg import ErrorType
 from tests.end_to_end.asking import ENV, certificates_in, confirmation, ir, trust_in
 from tests.end_to_end.doors import (
     ERROR_REP,
-    EVERY_DOOR,
     PKI_REP,
     PKI_REQ,
     POLL_REP,
     POLL_REQ,
-    SECONDS,
     Door,
     FrameDoor,
     HttpFrameDoor,
     SpoolDoor,
-    Way,
-    add_secret,
-    cmpd,
-    made_with,
     wait_until,
 )
 from tests.end_to_end.forked import Server, Site
 from tests.end_to_end.published import query
+from tests.end_to_end.ways import EVERY_DOOR, SECONDS, Way, add_secret, cmpd, made_with
 from tests.support import needs_openssl
 from tests.support import verify as openssl_verify
 

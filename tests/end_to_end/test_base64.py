@@ -27,20 +27,14 @@ from tests.end_to_end.doors import (
     ERROR_REP,
     PKI_REP,
     PKIXCMP,
-    TLS_KEYS,
     HttpFrameDoor,
-    Way,
-    add_secret,
-    client_context,
-    cmpd,
     frame,
     from_base64,
-    made_with,
     read_frame,
     wait_until,
-    write_holder,
 )
 from tests.end_to_end.published import query
+from tests.end_to_end.ways import TLS_KEYS, Way, add_secret, client_context, cmpd, made_with, write_holder
 
 SECRET = SharedSecret("device", b"a secret of the tests", iterations=500)
 

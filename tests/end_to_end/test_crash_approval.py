@@ -27,8 +27,8 @@ from cmpd.store.sealing import Sealer
 from cmpd.wire import tcpmsg
 from tests.end_to_end.asking import ENV, ask, certificates_in, confirmation, frames_in, ir, trust_in, until_the_end
 from tests.end_to_end.crashing import CLAIMED, RECORDED, RECOVERY, UNTOUCHED, WAITING
-from tests.end_to_end.doors import cmpd
 from tests.end_to_end.forked import Server, Site, forking, make
+from tests.end_to_end.ways import cmpd
 
 WAYS = ("reference", "pollReq", "the request again")
 """How the answer is fetched: by the reference of tcp-messages, by CMP, or by sending it once more."""
@@ -129,7 +129,7 @@ class Client:
     def fetch(self, server: Server) -> bytes:
         """Ask for the answer; it must be a PKIMessage, and the same one each time."""
         frames = [frames_in(self.exchange(server, self.fetching))[0] for _ in range(2)]
-        replies = {tcpmsg.reply(frame).der for frame in frames}  # type: ignore[union-attr]
+        replies = {tcpmsg.reply(frame).der for frame in frames}
         [answer] = replies
         return answer
 

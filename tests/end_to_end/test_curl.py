@@ -10,7 +10,8 @@ import pytest
 from cmpd.client.credentials import SharedSecret
 from cmpd.client.responses import Trust
 from tests.end_to_end.asking import certificates_in, enrol, ir, trust_in
-from tests.end_to_end.doors import PKIXCMP, POLL, TLS_KEYS, Way, add_secret, made_with, seen, write_holder
+from tests.end_to_end.doors import PKIXCMP, POLL, seen
+from tests.end_to_end.ways import TLS_KEYS, Way, add_secret, made_with, write_holder
 from tests.support import needs_curl
 
 pytestmark = needs_curl

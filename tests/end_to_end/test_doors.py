@@ -32,7 +32,8 @@ from cmpd.client.messages import (
 from cmpd.client.responses import Trust, verify
 from cmpd.client.revocation import RevDetails, rev_request
 from tests.end_to_end.asking import ENV, accepted, certificates_in, confirmation, enrol, ir, new_key, trust_in
-from tests.end_to_end.doors import DOORS, EVERY_DOOR, Door, Way, add_secret, made_with, seen
+from tests.end_to_end.doors import Door, seen
+from tests.end_to_end.ways import DOORS, EVERY_DOOR, Way, add_secret, made_with
 
 SECRET = SharedSecret("device", b"a secret of the tests", iterations=500)
 WRONG = SharedSecret("device", b"another secret", iterations=500)

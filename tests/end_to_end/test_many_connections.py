@@ -10,8 +10,9 @@ import pytest
 from cmpd.client.credentials import SharedSecret
 from cmpd.client.responses import Trust
 from tests.end_to_end.asking import certificates_in, ir, trust_in
-from tests.end_to_end.doors import TLS_KEYS, Way, add_secret, made_with, many_files, wait_until
+from tests.end_to_end.doors import wait_until
 from tests.end_to_end.test_slow_clients import DOORS, quick_client, whole
+from tests.end_to_end.ways import TLS_KEYS, Way, add_secret, made_with, many_files
 
 SECRET = SharedSecret("device", b"a secret of the tests", iterations=500)
 COUNT = 1000

@@ -12,7 +12,8 @@ import pytest
 from cmpd.client.credentials import SharedSecret
 from cmpd.client.responses import Trust, verify
 from tests.end_to_end.asking import ENV, ask, certificates_in, confirmation, ir, trust_in
-from tests.end_to_end.doors import SECONDS, content_of, mail_with, message, read_mail, seen
+from tests.end_to_end.doors import content_of, mail_with, message, read_mail, seen
+from tests.end_to_end.ways import SECONDS
 from tests.support import Installation, needs_openssl, new_key, run
 
 SECRET = SharedSecret("device", b"a secret of the tests", iterations=500)

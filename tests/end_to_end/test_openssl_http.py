@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.doors import make_tls, wait_until
+from tests.end_to_end.doors import wait_until
+from tests.end_to_end.ways import make_tls
 from tests.support import Installation, Server, cmpd, needs_openssl, new_key, run, verify
 
 pytestmark = needs_openssl

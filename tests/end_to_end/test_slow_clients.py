@@ -17,7 +17,8 @@ from cmpd.client.credentials import SharedSecret
 from cmpd.client.messages import Request
 from cmpd.client.responses import Trust
 from tests.end_to_end.asking import certificates_in, ir, trust_in
-from tests.end_to_end.doors import PKIXCMP, SECONDS, TLS_KEYS, Door, Way, add_secret, frame, made_with
+from tests.end_to_end.doors import PKIXCMP, Door, frame
+from tests.end_to_end.ways import SECONDS, TLS_KEYS, Way, add_secret, made_with
 
 SECRET = SharedSecret("device", b"a secret of the tests", iterations=500)
 

@@ -117,7 +117,7 @@ async def test_a_clock_that_is_set_back_grants_nothing_that_nobody_approved(afte
     world.env = replace(world.env, now=lambda: next(times, end - 60))
     world.restart()
     answer = await world.poll(told.reference, POLLS)
-    assert answer == told or world.read(answer).status()[0] == 2  # type: ignore[arg-type]
+    assert answer == told or world.read(answer).status()[0] == 2
     assert await world.store.list_certificates() == []
 
 
