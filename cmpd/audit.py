@@ -7,7 +7,7 @@ import logging
 
 from cmpd.certificates import time_text
 from cmpd.errors import CmpError
-from cmpd.records import CertificateState, Intent, StatusChange, WaitingRequest
+from cmpd.records import CertificateState, Intent, OpenChallenge, StatusChange, WaitingRequest
 
 _log = logging.getLogger("cmpd.audit")
 
@@ -101,6 +101,16 @@ def passphrase_received(key_id: bytes, reference: str, transaction_id: bytes) ->
         key_id.hex(),
         reference,
         transaction_id.hex(),
+    )
+
+
+def challenge_sent(challenge: OpenChallenge, reference: str) -> None:
+    """The requester has to decrypt something before it gets its certificate."""
+    _log.info(
+        "challenge sent certificates=%d entity=%r transaction=%s",
+        len(challenge.expected),
+        reference,
+        challenge.transaction_id.hex(),
     )
 
 

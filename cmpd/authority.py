@@ -79,7 +79,9 @@ def check_may_change(
     if not allowed:
         raise NotAuthorized(_DENIED)
     if event is Event.RESUME and circumstances.held_by_operator and not acts_as_ra(requester):
-        raise NotAuthorized("certDetails: the certificate was suspended by the operator of the CA, who can resume it")
+        raise NotAuthorized(
+            "certDetails: want a certificate that its holder may resume, have one that an operator suspended"
+        )
 
 
 def _may_change_another(

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd.asn1 import der, names
-from cmpd.asn1.algorithms import SigningPrivateKey, signature_algorithm
+from cmpd.asn1.signing import SigningPrivateKey, signature_algorithm
 from cmpd.config_values import DAY, HOUR
 from cmpd.env import Env
 from cmpd.errors import ConfigError
+from cmpd.signatures import is_signed
 from cmpd.signing.file import public_key_info
 
 ROOT_VALIDITY: Final = 7305 * DAY
@@ -34,17 +35,6 @@ _EXTENSION_REQUEST: Final = "1.2.840.113549.1.9.14"
 _DIGITAL_SIGNATURE, _KEY_ENCIPHERMENT, _KEY_CERT_SIGN, _CRL_SIGN = 0, 2, 5, 6
 _MAX_COMMON_NAME: Final = 64
 _COMMON_NAME: Final = der.tlv(der.OID, names.COMMON_NAME)
-
-
-def same_kind(key: SigningPrivateKey | PublicKeyTypes) -> SigningPrivateKey:
-    """A new key of the same type as a private or a public one; RSA of at least 3072 bits."""
-    if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
-        return ec.generate_private_key(key.curve)
-    if isinstance(key, rsa.RSAPrivateKey | rsa.RSAPublicKey):
-        return rsa.generate_private_key(65537, max(3072, key.key_size))
-    if isinstance(key, ed448.Ed448PrivateKey | ed448.Ed448PublicKey):
-        return ed448.Ed448PrivateKey.generate()
-    return ed25519.Ed25519PrivateKey.generate()
 
 
 def root_certificate(key: SigningPrivateKey, subject: bytes, env: Env) -> bytes:
@@ -213,9 +203,18 @@ def issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether `issuer` has the name and the key that `certificate` was signed with."""
     try:
         certificate.verify_directly_issued_by(issuer)
+    except UnsupportedAlgorithm:  # ECDSA with SHAKE
+        return certificate.issuer == issuer.subject and _is_signed(certificate, issuer)
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True
+
+
+def _is_signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    octets = certificate.public_bytes(Encoding.DER)
+    _, start, stop = der.header(octets, 0, len(octets))
+    _, (_, first, _, last), _ = der.children(octets, start, stop, 3)
+    return is_signed(octets[first:last], issuer.public_key(), certificate.signature, certificate.tbs_certificate_bytes)
 
 
 def _check_ca(certificate: x509.Certificate, below: int, now: int) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from cmpd.asn1 import der
 from cmpd.env import Env
 from cmpd.errors import BadCertTemplate, SystemFailure, SystemUnavail
+from cmpd.name_constraints import issuing_limits
 from cmpd.outline import outline
 from cmpd.profiles import Grant
 from cmpd.profiles.extensions import OID_AKI, OID_SKI, encode_extension, key_identifier
@@ -57,6 +58,7 @@ class CertificateAuthority:
         self.algorithm = key.algorithm
         self.aki = encode_extension(OID_AKI, der.seq(der.tlv(0x80, identifier)))
         self._locations = locations
+        self._limits = issuing_limits((certificate, *chain))
 
     @property
     def trust_anchor(self) -> bytes | None:
@@ -73,10 +75,13 @@ class CertificateAuthority:
     def bound(self, grant: Grant) -> Grant:
         """The grant with a validity that is within the CA's own, and a note if the requester chose more.
 
-        BadCertTemplate if nothing is left of it; SystemUnavail if the CA's certificate is not valid now.
+        BadCertTemplate if nothing is left of it, or if name constraints or path lengths exclude the certificate;
+        SystemUnavail if the CA's certificate is not valid now.
         """
         if not self._not_before <= self._env.now() <= self._not_after:
-            raise SystemUnavail("the CA's own certificate is not valid at this time; ask its operator")
+            raise SystemUnavail("server: the CA's own certificate is not valid at this time; ask its operator")
+        if self._limits is not None or grant.is_ca:
+            self._check_limits(grant)
         not_before = max(grant.not_before, self._not_before)
         not_after = min(grant.not_after, self._not_after)
         if (not_before, not_after) == (grant.not_before, grant.not_after):
@@ -86,13 +91,27 @@ class CertificateAuthority:
         note = ("validity within that of the CA's certificate",) if grant.validity_asked else ()
         return replace(grant, not_before=not_before, not_after=not_after, changes=(*grant.changes, *note))
 
+    def _check_limits(self, grant: Grant) -> None:
+        """What the CA's certificate and those above it say of others below (RFC 5280 sections 4.2.1.9, 4.2.1.10)."""
+        limits = self._limits
+        if limits is None:
+            return
+        if grant.is_ca and limits.path_length == 0:
+            raise BadCertTemplate(
+                "basicConstraints: the CA's own certificate allows no CA below it (pathLenConstraint)"
+            )
+        fault = limits.fault(grant.subject, grant.san)
+        if fault:
+            raise BadCertTemplate(f"CertTemplate: for a certificate under this CA the {fault}")
+
     def prepare(
         self, grant: Grant, *, transaction_id: bytes, cert_req_id: int, entity_id: int, replaces: bytes | None
     ) -> Intent:
         """The Intent of a certificate; nothing is signed. Raises what `bound` raises."""
         grant = self.bound(grant)
         now = self._env.now()
-        serial = self.next_serial(now)
+        serial = grant.serial or self.next_serial(now)
+        locations = self._locations if grant.locations is None else grant.locations
         tbs = der.seq(
             _VERSION_3,
             der.tlv(der.INTEGER, serial),
@@ -100,7 +119,7 @@ class CertificateAuthority:
             der.seq(der.encode_time(grant.not_before), der.encode_time(grant.not_after)),
             grant.subject,
             grant.public_key,
-            der.explicit(3, der.seq(self.aki, grant.extensions, self._locations)),
+            der.explicit(3, der.seq(self.aki, grant.extensions, locations)),
         )
         return Intent(
             serial=serial,

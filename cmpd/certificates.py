@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import ExtensionOID
 
-from cmpd.asn1 import der, oids
-from cmpd.asn1.algorithms import AlgorithmError, read_pss, read_whole_algorithm
+from cmpd.asn1 import der
 from cmpd.asn1.names import name_text, read_name
-from cmpd.errors import BadDataFormat
+from cmpd.errors import BadAlg, BadDataFormat
 from cmpd.name_constraints import MatchForm, PlainName, Subtrees, match_form, names_of, read_constraints
+from cmpd.public_keys import key_fault
+from cmpd.signatures import is_signed, signature_scheme
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,9 +30,10 @@ class Certificate:
     """A certificate that was read whole. Times are Unix seconds, both inclusive.
 
     `fingerprint`: SHA-256 of the DER, 32 octets. `public_key_info`: DER of SubjectPublicKeyInfo. `subject`: DER of the
-    Name; `subject_form` and `issuer_form` are equal when the Names match. `serial`: contents octets of the INTEGER.
-    `path_length`: pathLenConstraint. `fault`, `ca_fault`, `signature_fault`: why it can be in no path, or have none
-    under it, or nothing above it, as texts for the peer; empty if it can. `key` None: its algorithm is not supported.
+    Name; `subject_form` and `issuer_form` are equal when the Names match. `signature_algorithm`: DER of the
+    AlgorithmIdentifier. `serial`: contents octets of the INTEGER. `path_length`: pathLenConstraint. `fault`,
+    `ca_fault`, `signature_fault`: why it can be in no path, or have none under it, or nothing above it, as texts for
+    the peer; empty if it can. `key` None: its algorithm is not supported.
     """
 
     der: bytes = field(repr=False)
@@ -40,6 +41,7 @@ class Certificate:
     parsed: x509.Certificate = field(repr=False)
     key: PublicKeyTypes | None = field(repr=False)
     public_key_info: bytes = field(repr=False)
+    signature_algorithm: bytes = field(repr=False)
     serial: bytes
     subject: bytes
     subject_form: MatchForm = field(repr=False)
@@ -106,6 +108,7 @@ def _read(octets: bytes) -> Certificate:
         parsed=parsed,
         key=key,
         public_key_info=key_info,
+        signature_algorithm=algorithm,
         serial=serial,
         subject=subject,
         subject_form=match_form(subject_name),
@@ -120,7 +123,7 @@ def _read(octets: bytes) -> Certificate:
         path_length=basic.path_length if basic else None,
         names=names_of(subject_name, found.get("2.5.29.17")),
         constraints=subtrees,
-        fault=fault or _key_fault(key),
+        fault=fault or _key_fault(key, key_info),
         ca_fault=ca_fault,
         signature_fault=_signature_fault(algorithm),
     )
@@ -187,18 +190,7 @@ _PROCESSED: Final = frozenset(
 
 _ANY_POLICY: Final = der.encode_oid("2.5.29.32.0")
 
-_SIGNATURE_KEYS: Final[dict[bytes, type]] = {
-    oids.SHA256_WITH_RSA: rsa.RSAPublicKey,
-    oids.SHA384_WITH_RSA: rsa.RSAPublicKey,
-    oids.SHA512_WITH_RSA: rsa.RSAPublicKey,
-    oids.RSASSA_PSS: rsa.RSAPublicKey,
-    oids.ECDSA_WITH_SHA256: ec.EllipticCurvePublicKey,
-    oids.ECDSA_WITH_SHA384: ec.EllipticCurvePublicKey,
-    oids.ECDSA_WITH_SHA512: ec.EllipticCurvePublicKey,
-    oids.ED25519: ed25519.Ed25519PublicKey,
-    oids.ED448: ed448.Ed448PublicKey,
-}
-"""Signature algorithms of certificates and the kind of key that each needs; those with SHA-1 and MD5 are not there."""
+_MAX_RSA_BITS: Final = 8192
 
 
 def _extensions_fault(extensions: Iterable[x509.Extension[x509.ExtensionType]]) -> str:
@@ -222,51 +214,23 @@ def _ca_fault(found: dict[str, Any]) -> str:
     return ""
 
 
-def _key_fault(key: PublicKeyTypes | None) -> str:
-    if isinstance(key, rsa.RSAPublicKey):
-        if not 2048 <= key.key_size <= 8192:
-            return f"want an RSA key of 2048 to 8192 bits, have {key.key_size}"
-        if key.public_numbers().e.bit_length() > 64:  # a long exponent makes verifying as slow as its sender likes
-            return "want an RSA public exponent of at most 64 bits"
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        if key.curve.key_size < 256:
-            return f"want an EC key of at least 256 bits, have {key.curve.name}"
-    elif not isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
-        return "want a key for RSA, ECDSA, Ed25519 or Ed448, have another kind"
-    return ""
+def _key_fault(key: PublicKeyTypes | None, info: bytes) -> str:
+    if key is None:
+        return "want a key that can sign, have one of an algorithm or a curve that is not supported"
+    return key_fault(key, info, max_rsa_bits=_MAX_RSA_BITS)
 
 
 def _signature_fault(algorithm: bytes) -> str:
-    oid, params, after = read_whole_algorithm(algorithm, "signatureAlgorithm")
-    if oid not in _SIGNATURE_KEYS:
-        return f"its signature algorithm {der.dotted(oid)} is not accepted"
-    if oid == oids.RSASSA_PSS:
-        try:
-            read_pss(algorithm, params, after)
-        except AlgorithmError as fault:
-            return str(fault)
+    try:
+        signature_scheme(algorithm, "its signatureAlgorithm").parse(algorithm)
+    except (BadAlg, BadDataFormat) as fault:
+        return fault.text
     return ""
 
 
 def verify_signature(certificate: Certificate, issuer: Certificate) -> bool:
-    """Whether `issuer`'s key verifies the signature of `certificate`; the algorithm was found acceptable before."""
-    parsed, key = certificate.parsed, issuer.key
-    oid = oids.contents(parsed.signature_algorithm_oid.dotted_string)
-    if not isinstance(key, _SIGNATURE_KEYS[oid]):
-        return False
-    signature, octets, parameters = (
-        parsed.signature,
-        parsed.tbs_certificate_bytes,
-        parsed.signature_algorithm_parameters,
+    """Whether `issuer`'s key verifies the signature of `certificate`, with an algorithm that is accepted."""
+    parsed = certificate.parsed
+    return issuer.key is not None and is_signed(
+        certificate.signature_algorithm, issuer.key, parsed.signature, parsed.tbs_certificate_bytes
     )
-    arguments: tuple[Any, ...] = ()
-    if isinstance(key, rsa.RSAPublicKey):
-        arguments = (parameters, parsed.signature_hash_algorithm)
-    elif isinstance(key, ec.EllipticCurvePublicKey):
-        arguments = (parameters,)
-    verify: Any = key.verify  # type: ignore[union-attr]  # the table has only kinds of keys that can
-    try:
-        verify(signature, octets, *arguments)
-    except (InvalidSignature, ValueError):
-        return False
-    return True

@@ -5,6 +5,7 @@ written whole, or StoreConflict says what was found. Values like those of record
 """
 
 from dataclasses import field
+from typing import Literal
 
 from cmpd.frozen import frozen
 from cmpd.records import (
@@ -12,6 +13,7 @@ from cmpd.records import (
     CrlRecord,
     Decision,
     Intent,
+    OpenChallenge,
     RevocationPassphrase,
     ServiceCertificate,
     TransactionRecord,
@@ -31,7 +33,8 @@ class OpenTransaction:
 class MoveTransaction:
     """Change a transaction's state; StoreConflict("transaction moved") unless it is in `expected` now.
 
-    CONFIRMING needs `confirm_by` and ENDED needs `ended_at` (StoreError), or nothing would ever clear it away.
+    CHALLENGED, CONFIRMING and PROVING need `confirm_by` and ENDED needs `ended_at` (StoreError), or nothing would ever
+    clear it away.
     """
 
     id: bytes
@@ -83,6 +86,34 @@ class AddIntent:
     """Record what is about to be signed (state INTENDED)."""
 
     intent: Intent
+
+
+@frozen
+class Claim:
+    """What a certificate wants for itself: a subject or a key by a digest of it (32 octets), or its serial number.
+
+    `alone`: no other certificate may have it; else those of the same entity may. Whatever of two certificates says so.
+    """
+
+    what: Literal["subject", "key", "serial"]
+    digest: bytes = b""
+    alone: bool = True
+
+
+@frozen
+class ClaimUnique:
+    """Record what an intent of the same unit, added before, wants for itself.
+
+    StoreConflict("subject taken") or ("key taken") if another certificate has it: one that is intended or valid at
+    `at`, or whose key is compromised (in whatever lineage). Those of one lineage do not exclude each other: a
+    certificate, what `replaces` it (kur), what replaces that ... A claim on the serial number comes before its intent:
+    StoreConflict("serial number taken") if any certificate has it, one of the CA's own included.
+    """
+
+    serial: bytes
+    claims: tuple[Claim, ...]
+    at: int
+    replaces: bytes | None = None
 
 
 @frozen
@@ -192,6 +223,13 @@ class DecideWaiting:
     text: str = ""
 
 
+@frozen
+class AddChallenge:
+    """Keep what popdecr is held against, in one unit with what brings its transaction into CHALLENGED; once each."""
+
+    challenge: OpenChallenge
+
+
 Change = (
     OpenTransaction
     | MoveTransaction
@@ -199,6 +237,7 @@ Change = (
     | TakeUse
     | ReturnUse
     | AddIntent
+    | ClaimUnique
     | AddCertificate
     | MoveCertificate
     | OrderCrl
@@ -209,4 +248,5 @@ Change = (
     | SetRevocationPassphrase
     | AddWaiting
     | DecideWaiting
+    | AddChallenge
 )

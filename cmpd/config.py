@@ -11,34 +11,27 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from cmpd import config_text
 from cmpd.config_doors import HttpConfig, LocalConfig, SpoolConfig, TcpConfig
+from cmpd.config_profiles import ProfileConfig
 from cmpd.config_status import CrlConfig, OcspConfig, PublishConfig, RevocationConfig
 from cmpd.config_values import (
     DAY,
-    DISTINCT,
     MINUTE,
     NOT_EMPTY,
-    Attribute,
     File,
     Flag,
-    KeyType,
-    KeyUsage,
-    Purpose,
-    SanType,
+    SignatureName,
     Table,
     duration_text,
     shown,
     span,
-    within,
 )
 from cmpd.errors import ConfigError
-
-_ENCRYPTING: Final = {"keyEncipherment": {"rsa"}, "dataEncipherment": {"rsa"}, "keyAgreement": {"p256", "p384", "p521"}}
 
 _MAX_PASSPHRASE: Final = 1023
 """Octets; what OpenSSL takes."""
@@ -59,6 +52,9 @@ class CaConfig(Table):
     chain: File | None = Field(default=None, examples=["ca.chain.pem"])
     """Only for a subordinate CA: the certificates of the CAs above it (PEM), from its issuer upwards; the last one may
     be the root."""
+    signature: SignatureName | None = Field(default=None, examples=["rsassa-pss-sha256"])
+    """The algorithm that certificates and CRLs are signed with, under the name in docs/supported-cmp.md, for keys that
+    have several. Not set: ECDSA with the hash of the curve's strength, RSA as sha256WithRSAEncryption."""
     passphrase_file: File | None = Field(default=None, examples=["private/passphrase"])
     """File with the passphrase of the private keys and of store.secrets_key; a newline at its end does not count. Not
     set: the systemd credential "passphrase" (LoadCredential= or LoadCredentialEncrypted= in the unit)."""
@@ -83,6 +79,8 @@ class CmpConfig(Table):
     """The certificate (PEM), issued by the CA."""
     key: File
     """Its private key: encrypted PKCS#8 (PEM), same passphrase as the CA's."""
+    signature: SignatureName | None = Field(default=None, examples=["rsassa-pss-sha256"])
+    """The algorithm that CMP responses are signed with. Not set: the usual one of the key, as with ca.signature."""
     encryption_certificate: File | None = Field(default=None, examples=["encryption.pem"])
     """The certificate that clients encrypt to (caProtEncCert), RSA, issued by the CA. Not set: revocation passphrases
     can only be sent under a shared secret."""
@@ -161,112 +159,6 @@ class EnrolmentConfig(Table):
     """Send the trust anchor in caPubs of an ip that is protected by a shared secret."""
 
 
-class ProfileConfig(Table):
-    """What a certificate may look like. Every [profile.NAME] is one; entities are registered for some of them."""
-
-    keys: Annotated[tuple[KeyType, ...], NOT_EMPTY, DISTINCT] = get_args(KeyType)
-    """Types of public keys."""
-    rsa_min_bits: int = Field(default=2048, strict=True, ge=2048, le=16_384)
-    """Smallest RSA modulus, in bits."""
-    rsa_max_bits: int = Field(default=8192, strict=True, ge=2048, le=16_384, validate_default=True)
-    """Largest RSA modulus, in bits."""
-    validity: Annotated[int, span(1, 36_500 * DAY)] = 365 * DAY
-    """How long a certificate is valid when the requester does not choose, or may not."""
-    max_validity: Annotated[int | None, span(1, 36_500 * DAY)] = Field(default=None, examples=["730d"])
-    """How long a certificate that the requester chose the validity of may be valid. Not set: the validity in a
-    request is not honoured."""
-    backdate: Annotated[int, span(0, 7 * DAY)] = 5 * MINUTE
-    """How long before its issue a certificate begins: devices whose clock is late can use it at once."""
-    subject_required: Annotated[tuple[Attribute, ...], DISTINCT] = ()
-    """Attributes that a subject must have (CN, O, OU, C, serialNumber ...)."""
-    subject_allowed: Annotated[tuple[Attribute, ...] | None, DISTINCT] = Field(
-        default=None, examples=[["CN", "O", "OU", "serialNumber"]]
-    )
-    """Attributes that a subject may have. Not set: all that cmpd knows."""
-    allow_empty_subject: Flag = True
-    """Allow an empty subject (NULL-DN) where there is a subjectAltName, which is critical then."""
-    san_allowed: Annotated[tuple[SanType, ...], DISTINCT] = ("dns", "ip", "email", "uri")
-    """Kinds of names in subjectAltName: "dns", "ip", "email", "uri", "dn"."""
-    san_required: Flag = False
-    """Refuse requests without subjectAltName."""
-    key_usage: Annotated[tuple[KeyUsage, ...], NOT_EMPTY, DISTINCT] = ("digitalSignature",)
-    """keyUsage of a certificate whose request names none."""
-    key_usage_allowed: Annotated[tuple[KeyUsage, ...], NOT_EMPTY, DISTINCT] = Field(
-        default=("digitalSignature", "nonRepudiation", "keyEncipherment", "keyAgreement"), validate_default=True
-    )
-    """keyUsage that a request may name."""
-    extended_key_usage: Annotated[tuple[Purpose, ...], DISTINCT] = ()
-    """extendedKeyUsage of a certificate whose request names none; names as in RFC 5280 or dotted OIDs."""
-    extended_key_usage_allowed: Annotated[tuple[Purpose, ...], DISTINCT] = Field(
-        default=("clientAuth", "serverAuth", "emailProtection"), validate_default=True
-    )
-    """extendedKeyUsage that a request may name."""
-    allow_key_reuse: Flag = True
-    """Allow kur to ask for a new certificate with the old key."""
-    approval: Flag = False
-    """An operator has to approve each request (`cmpd request list`, approve, reject); meanwhile the requester is told
-    to ask again."""
-    await_confirmation: Flag = True
-    """Certificates wait for certConf, unless their requester asked for implicitConfirm. false: they are valid at once
-    also for clients that know neither (some legacy ones); a certConf that comes is answered as usual."""
-
-    @field_validator("rsa_max_bits")
-    @classmethod
-    def _above_min(cls, value: int, info: ValidationInfo) -> int:
-        low = info.data.get("rsa_min_bits", 2048)
-        if value < low:
-            raise ValueError(f"want at least rsa_min_bits ({low}), have {value}")
-        return value
-
-    @field_validator("max_validity")
-    @classmethod
-    def _above_default(cls, value: int | None, info: ValidationInfo) -> int | None:
-        usual = info.data.get("validity", 0)
-        if value is not None and value < usual:
-            raise ValueError(
-                f"want at least validity ({shown(duration_text(usual))}), have {shown(duration_text(value))}"
-            )
-        return value
-
-    @field_validator("subject_allowed")
-    @classmethod
-    def _has_required(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
-        if value is not None:
-            within(info.data.get("subject_required", ()), value, "subject_required")
-        return value
-
-    @field_validator("san_required")
-    @classmethod
-    def _possible(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and not info.data.get("san_allowed", True):
-            raise ValueError("san_allowed is empty: no request could be granted")
-        return value
-
-    @field_validator("key_usage")
-    @classmethod
-    def _fits_a_key(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        keys = set(info.data.get("keys", get_args(KeyType)))
-        for usage in value:
-            if not keys & _ENCRYPTING.get(usage, keys):
-                raise ValueError(f"{shown(usage)} fits none of the key types in keys")
-        for usage in ("encipherOnly", "decipherOnly"):
-            if usage in value and "keyAgreement" not in value:
-                raise ValueError(f"{shown(usage)} means nothing without keyAgreement")
-        return value
-
-    @field_validator("key_usage_allowed")
-    @classmethod
-    def _has_usage(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        within(info.data.get("key_usage", ()), value, "key_usage")
-        return value
-
-    @field_validator("extended_key_usage_allowed")
-    @classmethod
-    def _has_purpose(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        within(info.data.get("extended_key_usage", ()), value, "extended_key_usage")
-        return value
-
-
 class LogConfig(Table):
     """The log, on standard error."""
 
@@ -340,6 +232,18 @@ class Config(Table):
         for table, name in named.items():
             if name is not None and name not in value:
                 raise ValueError(f"{table}.default_profile names {shown(name)}, and there is no [profile.{name}]")
+        return value
+
+    @field_validator("profile")
+    @classmethod
+    def _has_crls_for_cas(cls, value: dict[str, ProfileConfig], info: ValidationInfo) -> dict[str, ProfileConfig]:
+        if "crl" in info.data and info.data["crl"].issuing_distribution_point:
+            for name, profile in value.items():
+                if profile.ca:
+                    raise ValueError(
+                        f"{name}.ca: want crl.issuing_distribution_point = false with it, or the CRL says that it is "
+                        "about end entity certificates only"
+                    )
         return value
 
 

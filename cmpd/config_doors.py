@@ -27,6 +27,9 @@ class EntranceConfig(Table):
         default=None, examples=[["cr", "p10cr", "rr"]]
     )
     """Messages that may begin a transaction here; what continues one is always taken. Not set: all."""
+    mode: Literal["strict", "lenient"] = Field(default="strict", examples=["lenient"])
+    """"strict": messages are to be as RFC 9483 has them. "lenient": also as RFC 9810 and RFC 4210 allow them, and old
+    clients send them; docs/supported-cmp.md has the list."""
     default_profile: str | None = Field(default=None, examples=["default"])
     """The profile of requests that name none and whose requester may use it. Not set: that of the requester."""
 

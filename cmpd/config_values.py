@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from cmpd.asn1 import names
+from cmpd.asn1.signing import SIGNING
 
 MINUTE: Final = 60
 HOUR: Final = 60 * MINUTE
@@ -34,6 +35,9 @@ KEY_USAGES: Final = (
 )
 """The bits of keyUsage that an end entity may have (RFC 5280 section 4.2.1.3)."""
 
+CA_KEY_USAGES: Final = ("keyCertSign", "cRLSign")
+"""Those that only the certificate of a CA has here."""
+
 EXTENDED_KEY_USAGES: Final = {
     "serverAuth": "1.3.6.1.5.5.7.3.1",
     "clientAuth": "1.3.6.1.5.5.7.3.2",
@@ -48,7 +52,24 @@ EXTENDED_KEY_USAGES: Final = {
 }
 """Names of key purposes and their OIDs (RFC 5280 section 4.2.1.12, RFC 4945, 6402, 9480); others are given dotted."""
 
-KeyType = Literal["rsa", "p256", "p384", "p521", "ed25519", "ed448"]
+KeyType = Literal[
+    "rsa",
+    "p256",
+    "p384",
+    "p521",
+    "brainpoolP256r1",
+    "brainpoolP384r1",
+    "brainpoolP512r1",
+    "ed25519",
+    "ed448",
+    "mldsa44",
+    "mldsa65",
+    "mldsa87",
+    "x25519",
+    "x448",
+    "mlkem768",
+    "mlkem1024",
+]
 SanType = Literal["dns", "ip", "email", "uri", "dn"]
 
 
@@ -100,6 +121,16 @@ def duration_text(value: int) -> str:
     """The shortest duration that `seconds` reads as `value`."""
     unit = next(unit for unit in "dhms" if value % _UNITS[unit] == 0 and (value or unit == "s"))
     return f"{value // _UNITS[unit]}{unit}"
+
+
+def _known_signature(name: str) -> str:
+    if name not in SIGNING:
+        raise ValueError(f"want the name of a signature algorithm, have {shown(name)}{nearest(name, SIGNING)}")
+    return name
+
+
+SignatureName = Annotated[str, AfterValidator(_known_signature)]
+"""A signature algorithm that a private key may be told to use."""
 
 
 class Span:
@@ -196,7 +227,7 @@ Listen = Annotated[str, AfterValidator(_listen)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 File = Annotated[Path, BeforeValidator(_path)]
 Flag = Annotated[bool, Field(strict=True)]
-KeyUsage = Annotated[str, _known(KEY_USAGES, "keyUsage of an end entity")]
+KeyUsage = Annotated[str, _known((*KEY_USAGES, *CA_KEY_USAGES), "keyUsage")]
 Attribute = Annotated[str, _known(ATTRIBUTES, "attribute")]
 Purpose = Annotated[str, AfterValidator(_purpose)]
 

@@ -50,7 +50,7 @@ def check_controls(request: CertRequest, body: str, requester: Requester) -> Non
 
 def _check(name: str, wanted: bytes, given: bytes | None, body: str) -> None:
     if body == "p10cr":
-        raise NotAuthorized(f"p10cr: the requester must send {name}, which only an ir or cr can have (RFC 4211 6)")
+        raise NotAuthorized(f"p10cr: want {name}, which only an ir or cr can have, have none (RFC 4211 section 6)")
     if given is None:
         raise NotAuthorized(f"controls: want {name}, which is registered for the requester (RFC 4211 section 6)")
     if not hmac.compare_digest(given, wanted):

@@ -4,14 +4,15 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from cmpd.asn1 import der
 from cmpd.config_status import CRL_PATH, DELTA_PATH
 from cmpd.errors import CmpdError
+from cmpd.signatures import is_signed
 
 _log = logging.getLogger("cmpd.publisher")
 
@@ -48,8 +49,7 @@ class CrlFiles:
         path = self._directory / name
         try:
             octets = read_file(path)
-            key = cast(CertificateIssuerPublicKeyTypes, load_der_public_key(self._public_key))
-            if x509.load_der_x509_crl(octets).is_signature_valid(key):
+            if _is_signed(octets, self._public_key):
                 return octets
             reason = "it is not this CA's"
         except FileNotFoundError:  # as with every new CA
@@ -68,6 +68,14 @@ class CrlFiles:
                 _unlink([path for path in self._directory.glob(f".{name}.*") if path.suffix[1:].isdecimal()])
             except OSError as error:
                 _log.warning("crl: cannot look at %s: %s", self._directory, error.strerror)
+
+
+def _is_signed(octets: bytes, public_key: bytes) -> bool:
+    """Whether a CertificateList (DER) is signed by this key. Raises ValueError if it is none."""
+    crl = x509.load_der_x509_crl(octets)
+    _, start, stop = der.header(octets, 0, len(octets))
+    _, (_, first, _, last), _ = der.children(octets, start, stop, 3)
+    return is_signed(octets[first:last], load_der_public_key(public_key), crl.signature, crl.tbs_certlist_bytes)
 
 
 def read_file(path: Path) -> bytes:

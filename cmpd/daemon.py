@@ -146,10 +146,11 @@ def _load_keys(config: Config, env: Env, offload: Offloader) -> _Keys:
     passphrase = config.ca.passphrase()
     (certificate, *_) = read_certificates(config.ca.certificate)
     chain = read_certificates(config.ca.chain) if config.ca.chain is not None else ()
-    ca_key = load_key(config.ca.key, passphrase, certificate, offload=offload)
+    ca_key = load_key(config.ca.key, passphrase, certificate, offload=offload, signature=config.ca.signature)
     ca = CertificateAuthority(certificate, chain, ca_key, env, locations=locations(config))
     (cmp_certificate, *_) = read_certificates(config.cmp.certificate)
-    signer = make_signer(load_key(config.cmp.key, passphrase, cmp_certificate, offload=offload), cmp_certificate, ca)
+    cmp_key = load_key(config.cmp.key, passphrase, cmp_certificate, offload=offload, signature=config.cmp.signature)
+    signer = make_signer(cmp_key, cmp_certificate, ca)
     sealer = Sealer.load(config.store.secrets_key, passphrase, env)
     recipient = _recipient(config, passphrase, env, offload)
     if not may_sign_crls(certificate):

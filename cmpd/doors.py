@@ -208,7 +208,7 @@ class Doors:
 def _door(name: str, table: EntranceConfig) -> Door:
     bodies = None if table.bodies is None else frozenset[str](table.bodies)
     authenticates = isinstance(table, ListenerConfig) and table.tls_authenticates
-    return Door(name, bodies, table.default_profile or "", authenticates)
+    return Door(name, bodies, table.default_profile or "", authenticates, strict=table.mode == "strict")
 
 
 class _Passed:

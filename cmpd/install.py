@@ -15,31 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cmpd.asn1 import names
-from cmpd.asn1.algorithms import SigningPrivateKey
+from cmpd.asn1.signing import SigningPrivateKey
 from cmpd.bootstrap import (
     cmp_certificate,
     encryption_certificate,
     path_to_root,
     request,
     root_certificate,
-    same_kind,
 )
 from cmpd.config import load, read_passphrase, template
 from cmpd.env import Env
 from cmpd.errors import ConfigError
+from cmpd.private_keys import KEY_TYPES, same_kind
 from cmpd.signing.file import encrypted_pem, load_key, pem, read_certificates, read_private_key
 from cmpd.store.sealing import Sealer
 
-KEYS: Final[dict[str, Callable[[], SigningPrivateKey]]] = {
-    "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
-    "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
-    "rsa3072": lambda: rsa.generate_private_key(65537, 3072),
-    "rsa4096": lambda: rsa.generate_private_key(65537, 4096),
-    "ed25519": ed25519.Ed25519PrivateKey.generate,
-}
+KEYS: Final = {name: make for name, make in KEY_TYPES.items() if name != "rsa2048"}
+"""Kinds of keys for a new CA, by name; 2048 bits are too few for what is to live for 20 years."""
 DEFAULT_LISTEN: Final = "127.0.0.1:829"
 _ENCRYPTION_BITS: Final = 3072
 

@@ -6,6 +6,7 @@ octets, never of a re-encoding. When a message cannot be read, the fields that w
 (Undecodable.header), so that the answer still reaches the right transaction.
 """
 
+from contextlib import suppress
 from dataclasses import field
 from functools import lru_cache
 from typing import Any, Final
@@ -40,6 +41,7 @@ BODY_TYPES: Final = {name: number for number, name in enumerate(BODY_NAMES)}
 MAX_IDENTIFIER: Final = 512
 """Longest senderKID, recipKID, transactionID or nonce that is read, in octets."""
 
+_MAX_HEADER_FIELDS = 32  # that are looked at when a header cannot be read; it has 12
 _MAX_GENERAL_NAME = 8192
 _MAX_GENERAL_INFO = 64
 _MAX_EXTRA_CERTS = 32
@@ -84,8 +86,19 @@ class Header:
         """Whether implicitConfirm is in generalInfo, with its NULL (RFC 9810 section 5.1.1.1)."""
         item = self.info(ID_IT_IMPLICIT_CONFIRM)
         if item is not None and item.value not in (der.NULL_TLV, None):
-            raise BadDataFormat("generalInfo implicitConfirm: want NULL")
+            raise BadDataFormat("generalInfo implicitConfirm: want NULL, have another value (RFC 9810 section 5.1.1.1)")
         return item is not None
+
+    def check_confirm_wait_time(self) -> None:
+        """BadDataFormat if confirmWaitTime is in generalInfo and is no GeneralizedTime (RFC 9810 section 5.1.1.2)."""
+        item = self.info(ID_IT_CONFIRM_WAIT_TIME)
+        if item is None:
+            return
+        value = item.value or b""
+        try:
+            _read_time(value, 0, len(value), "confirmWaitTime")
+        except DerError as fault:
+            raise BadDataFormat(f"generalInfo: {fault} (RFC 9810 section 5.1.1.2)") from None
 
     @property
     def cert_profiles(self) -> tuple[str, ...]:
@@ -101,8 +114,10 @@ class Header:
                 if tag != der.UTF8_STRING:
                     raise DerError("certProfile: want UTF8String")
                 names.append(value[inner:after].decode())
+            if not names or stop != len(value):
+                raise DerError("certProfile: want one SEQUENCE of at least one UTF8String")
         except DerError as fault:
-            raise BadDataFormat(f"generalInfo {fault}") from None
+            raise BadDataFormat(f"generalInfo: {fault} (RFC 9810 section 5.1.1.4)") from None
         return tuple(names)
 
 
@@ -143,8 +158,23 @@ def decode(octets: bytes) -> Envelope:
     try:
         return _decode(octets, fields)
     except DerError as fault:
+        _salvage(octets, fields)
         header = Header(**fields) if "pvno" in fields else None
         raise Undecodable(f"PKIMessage: {fault}", header) from None
+
+
+def _salvage(data: bytes, fields: dict[str, Any]) -> None:
+    """Adds what says to which message an answer belongs, where it stands behind the fault and can be read."""
+    with suppress(DerError):
+        start, stop = der.expect(data, 0, len(data), der.SEQUENCE, "PKIMessage")
+        start, stop = der.expect(data, start, stop, der.SEQUENCE, "header")
+        for tag, _, inner, after in der.children(data, start, stop, _MAX_HEADER_FIELDS):
+            name, noun, read = _HEADER_FIELDS.get(tag, ("", "", _read_octets))
+            if name not in ("transaction_id", "sender_nonce") or name in fields:
+                continue
+            with suppress(DerError):  # a directoryName has the tag of transactionID, and other contents
+                fields[name] = read(data, inner, after, noun)
+                fields.setdefault("pvno", LOWEST_PVNO)
 
 
 def _decode(data: bytes, fields: dict[str, Any]) -> Envelope:

@@ -92,6 +92,65 @@ def read_constraints(extension: x509.NameConstraints, value: bytes) -> Subtrees 
     return Subtrees(plain_names(extension.permitted_subtrees), plain_names(extension.excluded_subtrees))
 
 
+@dataclass(frozen=True, slots=True)
+class IssuingLimits:
+    """What CA certificates say of certificates below them. `path_length`: CAs that may be between, None: any."""
+
+    subtrees: tuple[Subtrees, ...]
+    path_length: int | None
+
+    def fault(self, subject: bytes, san: bytes | None) -> str:
+        """What is wrong with a certificate with this subject (DER of a Name) and subjectAltName (DER of GeneralNames);
+        empty if nothing is.
+        """
+        if not self.subtrees:
+            return ""
+        names = names_of(read_name(subject), None)
+        if san is not None:
+            names = (*(one for one in names if one[0] == "directoryName"), *_encoded_names(san))
+        return next((fault for one in self.subtrees if (fault := constraint_fault(one, names))), "")
+
+
+_TAGS: Final[dict[int, tuple[str, Callable[[bytes], Any]]]] = {
+    0x81: ("rfc822Name", bytes.decode),
+    0x82: ("dNSName", bytes.decode),
+    0x86: ("uniformResourceIdentifier", bytes.decode),
+    0x87: ("iPAddress", ipaddress.ip_address),
+    0xA4: ("directoryName", lambda contents: match_form(read_name(contents))),
+}
+"""What certificates of this CA may have in subjectAltName (profiles/alt_names.py), by the tag."""
+
+
+def _encoded_names(san: bytes) -> tuple[PlainName, ...]:
+    """The names in the DER of GeneralNames that was checked before."""
+    start, stop = der.expect(san, 0, len(san), der.SEQUENCE, "subjectAltName")
+    return tuple(
+        (_TAGS[tag][0], _TAGS[tag][1](san[inner:after])) for tag, _, inner, after in der.children(san, start, stop)
+    )
+
+
+def issuing_limits(path: Sequence[bytes]) -> IssuingLimits | None:
+    """The limits of CA certificates (DER), the issuer first and those above it after it; None if there are none.
+
+    ValueError or DerError if one of them cannot be read, or has constraints that RFC 5280 excludes.
+    """
+    subtrees: list[Subtrees] = []
+    lengths: list[int] = []
+    for above, octets in enumerate(path):
+        extensions = x509.load_der_x509_certificate(octets).extensions
+        for extension in extensions:
+            if isinstance(extension.value, x509.NameConstraints):
+                found = read_constraints(extension.value, extension.value.public_bytes())
+                if found is None:
+                    raise ValueError("its name constraints have minimum or maximum, which RFC 5280 excludes")
+                subtrees.append(found)
+            elif isinstance(extension.value, x509.BasicConstraints) and extension.value.path_length is not None:
+                lengths.append(max(0, extension.value.path_length - above))
+    if not subtrees and not lengths:
+        return None
+    return IssuingLimits(tuple(subtrees), min(lengths, default=None))
+
+
 def constraint_fault(subtrees: Subtrees, names: Sequence[PlainName]) -> str | None:
     """What is wrong with a certificate that has `names` under a CA certificate with `subtrees`; None if nothing is."""
     for form, value in names:

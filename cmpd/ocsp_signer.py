@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from cmpd.asn1 import der
 from cmpd.asn1.names import name_text
-from cmpd.bootstrap import BACKDATE, issued, role_subject, same_kind
+from cmpd.bootstrap import BACKDATE, issued, role_subject
 from cmpd.ca import CertificateAuthority
 from cmpd.changes import (
     AddServiceCertificate,
@@ -33,6 +33,7 @@ from cmpd.env import Env
 from cmpd.errors import CmpdError, ConfigError, StoreError, SystemUnavail
 from cmpd.ocsp import OcspSigner
 from cmpd.outline import outline
+from cmpd.private_keys import same_kind
 from cmpd.profiles.extensions import (
     OID_EKU,
     OID_SKI,

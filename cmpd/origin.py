@@ -18,7 +18,7 @@ from cmpd.errors import BadRequest
 from cmpd.frozen import frozen
 from cmpd.message import Envelope
 
-CONTINUING: Final = frozenset({"certConf", "pkiconf", "error", "pollReq"})
+CONTINUING: Final = frozenset({"certConf", "pkiconf", "error", "pollReq", "popdecr"})
 """Bodies that every door takes: they go on with what was begun (RFC 9483 section 6.1: to the same endpoint)."""
 
 
@@ -57,13 +57,14 @@ OPERATIONS: Final = {
 class Door:
     """One listener's rules. `name`: for the log ("tcp", "https" ...). `bodies`: what may begin a transaction, None =
     everything. `profile`: for requests that name none and whose requester may use it. `tls_authenticates`: a TLS client
-    certificate stands for the protection of an unprotected request.
+    certificate stands for the protection of an unprotected request. `strict`: what RULES of strictness.py demand too.
     """
 
     name: str
     bodies: frozenset[str] | None = None
     profile: str = ""
     tls_authenticates: bool = False
+    strict: bool = False
 
 
 @frozen
@@ -132,7 +133,7 @@ def check_door(envelope: Envelope, origin: Origin) -> None:
             f"body: want {_listed(operation.bodies)} at .../{operation.label}, have {body} (RFC 9483 section 6.1)"
         )
     if operation.info_types and not _asks_only(envelope.body, operation.info_types):
-        raise BadRequest(f"genm: want the infoType of .../{operation.label}, have others (RFC 9483 section 6.1)")
+        raise BadRequest(f"genm: want the infoType of .../{operation.label}, have another (RFC 9483 section 6.1)")
 
 
 def _listed(bodies: frozenset[str]) -> str:

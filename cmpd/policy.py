@@ -15,7 +15,7 @@ Pure: everything it needs is handed in.
 """
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Final, Literal
 
 from cmpd.asn1.der import DerError
 from cmpd.asn1.names import NULL_DN, fold, has_attributes, name_text, same_name
@@ -48,6 +48,7 @@ class Names:
     subject: bytes
     extensions: tuple[Extension, ...]
     changes: tuple[str, ...] = ()
+    serial: bytes | None = None  # the serial number that an RA wants for it, contents octets
 
 
 def check_profiles(header: Header, requests: int) -> tuple[str, ...]:
@@ -78,7 +79,7 @@ def choose_profile(
     chosen = held or (of_door if of_door in allowed and body != "kur" else allowed[0])
     if chosen not in known:
         raise SystemFailure(
-            "the profile that is registered for the requester is not configured any more; ask the operator"
+            "profile: the one that is registered for the requester is not configured any more; ask the operator"
         )
     return chosen
 
@@ -90,7 +91,7 @@ def check_update(requester: Requester, protection: bytes | None) -> None:
     """
     if requester.certificate is None or protection is None:
         have = "none" if protection is None else "a MAC"
-        raise WrongIntegrity(f"kur: want a signature by the certificate to be updated, have {have} (RFC 9483 4.1.3)")
+        raise WrongIntegrity(f"kur: want a signature by the certificate to be updated, have {have}")
 
 
 def check_issuer(request: CertRequest, ca_name: bytes, requester: Requester) -> None:
@@ -129,7 +130,23 @@ def allow(request: CertRequest, body: str, requester: Requester, scope: Scope) -
     else:
         _check_own(subject, asked_san, requester)
         _check_within(subject, entity.subject)
-    return Names(subject, extensions, changes)
+    return Names(subject, extensions, changes, _given_serial(request) if entity.is_ra else None)
+
+
+def _given_serial(request: CertRequest) -> bytes | None:
+    """CertTemplate.serialNumber, None if it is absent; whether an RA may name one the profile says.
+
+    RFC 4211 section 5 forbids it to everybody, so no reader by position cares for it.
+    """
+    if "serialNumber" not in request.template.forbidden:
+        return None
+    serial: bytes = request.structure["cert_req"]["cert_template"]["serial_number"].contents
+    if not int.from_bytes(serial, "big", signed=True) > 0 or len(serial) > _MAX_SERIAL:
+        raise BadCertTemplate(f"CertTemplate.serialNumber: want a positive number of at most {_MAX_SERIAL} octets")
+    return serial
+
+
+_MAX_SERIAL: Final = 20
 
 
 def _san(extensions: tuple[Extension, ...]) -> bytes | None:
@@ -163,7 +180,9 @@ def _check_holder(subject: bytes, san: bytes | None, requester: Requester, scope
 def _check_own(subject: bytes, san: bytes | None, requester: Requester) -> None:
     """Subject and subjectAltName are those of the protection certificate, or fewer alternative names."""
     if requester.subject is None or not _same(subject, requester.subject, "subject"):
-        raise NotAuthorized("CertTemplate.subject: want the subject of the certificate that protects the request")
+        raise NotAuthorized(
+            "CertTemplate.subject: want the subject of the certificate that protects the request, have another"
+        )
     if san is None:
         return
     held = outline(requester.certificate or b"").value(OID_SAN)
@@ -173,7 +192,7 @@ def _check_own(subject: bytes, san: bytes | None, requester: Requester) -> None:
     except DerError as fault:
         raise BadCertTemplate(str(fault)) from None
     if foreign:
-        raise NotAuthorized("subjectAltName: want only names of the certificate that protects the request")
+        raise NotAuthorized("subjectAltName: want only names of the certificate that protects the request, have others")
 
 
 def _update(request: CertRequest, requester: Requester) -> Names:
@@ -215,7 +234,7 @@ def check_expiry(requester: Requester, now: float) -> None:
     """What was registered may ask for nothing new after its expiry; NotAuthorized."""
     expires_at = requester.entity.expires_at
     if requester.is_registered and expires_at is not None and expires_at <= now:
-        raise NotAuthorized("the requester's registration has expired; ask the operator for a new one")
+        raise NotAuthorized("registration: it has expired; ask the operator for a new one")
 
 
 def counts_as_use(requester: Requester) -> bool:

@@ -43,7 +43,9 @@ class TransactionState(StrEnum):
 
     PROCESSING = "processing"  # the first request was admitted; no answer is durable yet
     WAITING = "waiting"  # an operator has to decide; decided or not, the requester has not come for the answer
+    CHALLENGED = "challenged"  # popdecc was sent, popdecr awaited until confirm_by
     CONFIRMING = "confirming"  # answered, certConf awaited until confirm_by
+    PROVING = "proving"  # the same, but a certificate was sent encrypted: certHash is its proof-of-possession
     ENDED = "ended"
 
 
@@ -176,11 +178,26 @@ class WaitingRequest:
 
 
 @frozen
+class OpenChallenge:
+    """What a transaction in CHALLENGED goes on with (RFC 9810 section 5.2.8.3.3).
+
+    `expected`: for each Challenge, in their order, the certReqId and the SHA-256 of the DER of its INTEGER, which is
+    too long to be guessed. `request`: DER of the PKIMessage, which is worked on anew with popdecr.
+    """
+
+    transaction_id: bytes
+    expected: tuple[tuple[int, bytes], ...]
+    expires_at: int
+    request: bytes = field(repr=False)
+
+
+@frozen
 class TransactionRecord:
     """One transaction of CMP. `credential` names what protected its first request: all later ones must use the same.
 
     `sender_certificate`: DER of the protection certificate (None with a MAC), kept because certConf may omit it
-    (RFC 9483 section 3.3). `server_nonce`: senderNonce of our last answer. `confirm_by`: end of the wait for certConf.
+    (RFC 9483 section 3.3). `server_nonce`: senderNonce of our last answer. `confirm_by`: end of the wait for certConf
+    or popdecr.
     """
 
     id: bytes
@@ -196,6 +213,7 @@ class TransactionRecord:
     certificates: tuple[CertificateRecord, ...] = ()  # filled by Store.find_transaction, ordered by cert_req_id
     keeps_id: bool = False  # for OpenTransaction: the ID is never free again, also if there are no certificates
     waiting: WaitingRequest | None = field(default=None, repr=False)  # filled by Store.find_transaction, if it waited
+    challenge: OpenChallenge | None = field(default=None, repr=False)  # the same, in CHALLENGED
 
 
 # --- status of certificates and what is published of it --------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""The bodies that cmpd sends, built from fragments: those of ip, cp and kup, pollRep, rp, error and pkiconf."""
+"""The bodies that cmpd sends, built from fragments: ip, cp and kup, popdecc, pollRep, rp, error and pkiconf."""
 
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Final, get_args
 
 from cmpd.asn1 import der
+from cmpd.asn1.algorithms import hash_identifier
 from cmpd.errors import CmpError, FailInfo
 from cmpd.frozen import frozen
 from cmpd.message import BODY_TYPES
@@ -24,7 +25,8 @@ WAITING: Final = 3
 class CertResponse:
     """One CertResponse: a certificate (accepted, or grantedWithMods when `text` says what was changed), or a fault.
 
-    `waits`: neither, the requester has to wait (`text` says for what).
+    `waits`: neither, the requester has to wait (`text` says for what). `encrypted`: DER of the EncryptedKey that is
+    sent in place of the certificate.
     """
 
     cert_req_id: int
@@ -32,6 +34,19 @@ class CertResponse:
     text: str = ""
     fault: CmpError | None = None
     waits: bool = False
+    encrypted: bytes | None = field(default=None, repr=False)
+
+
+@frozen
+class Challenge:
+    """One Challenge of a popdecc. `witness`: SHA-256 of the DER of the INTEGER that `encrypted` has.
+
+    `encrypted`: DER of an EnvelopedData, or what goes into the challenge of messages with pvno 2 if `raw`.
+    """
+
+    witness: bytes
+    encrypted: bytes = field(repr=False)
+    raw: bool = False
 
 
 def status_info(status: int, text: str = "", failure: FailInfo | None = None) -> bytes:
@@ -47,9 +62,15 @@ def status_info(status: int, text: str = "", failure: FailInfo | None = None) ->
 _ACCEPTED_INFO = status_info(ACCEPTED)
 
 
+def rejection(fault: CmpError) -> bytes:
+    """PKIStatusInfo that rejects: statusString is the text and, if that names none, a section of the RFCs."""
+    end = f" ({fault.cited})" if fault.cited else ""
+    return status_info(REJECTION, fault.text[: _MAX_TEXT - len(end)] + end, fault.failure)
+
+
 def error_body(fault: CmpError) -> tuple[int, bytes]:
     """An error body that rejects (RFC 9810 section 5.3.21): (body type, DER)."""
-    return BODY_TYPES["error"], der.seq(status_info(REJECTION, fault.text, fault.failure))
+    return BODY_TYPES["error"], der.seq(rejection(fault))
 
 
 def pkiconf_body() -> tuple[int, bytes]:
@@ -67,11 +88,25 @@ def cert_rep_body(responses: Sequence[CertResponse], ca_pubs: Sequence[bytes]) -
 def _cert_response(response: CertResponse) -> bytes:
     number = der.encode_integer(response.cert_req_id)
     if response.fault is not None:
-        return der.seq(number, status_info(REJECTION, response.fault.text, response.fault.failure))
+        return der.seq(number, rejection(response.fault))
     if response.waits:
         return der.seq(number, status_info(WAITING, response.text))
     info = status_info(GRANTED_WITH_MODS, response.text) if response.text else _ACCEPTED_INFO
+    if response.encrypted is not None:
+        return der.seq(number, info, der.seq(der.explicit(1, response.encrypted)))
     return der.seq(number, info, der.seq(der.explicit(0, response.certificate or b"")))
+
+
+def challenge_body(challenges: Sequence[Challenge]) -> bytes:
+    """POPODecKeyChallContent (RFC 9810 section 5.2.8.3.3); owf is in the first Challenge and holds for all."""
+    return der.seq(*(_challenge(one, hash_identifier("sha256") if i == 0 else b"") for i, one in enumerate(challenges)))
+
+
+def _challenge(challenge: Challenge, owf: bytes) -> bytes:
+    if challenge.raw:
+        return der.seq(owf, der.encode_octets(challenge.witness), der.encode_octets(challenge.encrypted))
+    rand = der.explicit(0, challenge.encrypted)
+    return der.seq(owf, der.encode_octets(challenge.witness), der.encode_octets(b""), rand)
 
 
 def poll_rep_body(cert_req_ids: Sequence[int], check_after: int, reason: str) -> bytes:
@@ -108,5 +143,5 @@ def rev_rep_body(results: Sequence[RevResult]) -> bytes:
 
 def _rev_status(result: RevResult) -> bytes:
     if result.fault is not None:
-        return status_info(REJECTION, result.fault.text, result.fault.failure)
+        return rejection(result.fault)
     return status_info(ACCEPTED, result.text) if result.text else _ACCEPTED_INFO

@@ -13,8 +13,9 @@ from asn1crypto.csr import CertificationRequest
 from cmpd.asn1 import der
 from cmpd.asn1.crmf import CertReqMsg
 from cmpd.asn1.der import DerError
-from cmpd.errors import BadDataFormat
+from cmpd.errors import BadCertTemplate, BadDataFormat
 from cmpd.frozen import frozen
+from cmpd.popo import OtherPop, PrivKeyPop, SignaturePop, read_key, read_pop
 
 P10CR_ID: Final = -1
 """certReqId that stands for the request of a p10cr (RFC 9810 section 5.3.4)."""
@@ -57,35 +58,12 @@ class Template:
 
 
 @frozen
-class SignaturePop:
-    """Proof-of-possession by signature (RFC 4211 section 4.1): what was signed, how, and the signature.
-
-    `input_key`: the SubjectPublicKeyInfo inside poposkInput, None without it. `input_sender`: its sender (GeneralName);
-    `key_mac`: or its publicKeyMAC, as (AlgorithmIdentifier, octets of the MAC).
-    """
-
-    signed: bytes = field(repr=False)
-    algorithm: bytes
-    signature: bytes = field(repr=False)
-    input_key: bytes | None = None
-    input_sender: bytes | None = None
-    key_mac: tuple[bytes, bytes] | None = None
-
-
-@frozen
-class OtherPop:
-    """raVerified, keyEncipherment or keyAgreement: the name of the choice."""
-
-    choice: str
-
-
-@frozen
 class CertRequest:
     """One certificate that is asked for, by a CertReqMsg or a PKCS #10."""
 
     cert_req_id: int
     template: Template
-    pop: SignaturePop | OtherPop | None
+    pop: SignaturePop | PrivKeyPop | OtherPop | None
     controls: dict[bytes, bytes]  # contents octets of the type -> DER of the value
     der: bytes = field(repr=False)  # of the CertReqMsg or the CertificationRequest
 
@@ -109,6 +87,8 @@ class CertStatus:
     accepted: bool
     text: str
     hash_alg: bytes | None
+    status: int | None = None  # of statusInfo, None = there is none
+    has_fail_info: bool = False
 
 
 def _refuse(noun: str, fault: DerError) -> NoReturn:
@@ -130,7 +110,7 @@ def read_cert_req_messages(body: bytes, limit: int) -> tuple[CertRequest, ...]:
         _refuse("CertReqMessages", fault)
     ids = [request.cert_req_id for request in requests]
     if len(set(ids)) != len(ids):
-        raise BadDataFormat("CertReqMessages: certReqId is not unique in the message")
+        raise BadDataFormat("CertReqMessages: want each certReqId once, have one twice")
     return requests
 
 
@@ -148,7 +128,7 @@ def _read_cert_req_msg(data: bytes, pos: int, end: int) -> CertRequest:
     pop = None
     after = request_stop
     if after < stop and data[after] != der.SEQUENCE:
-        pop, after = _read_pop(data, after, stop, signed)
+        pop, after = read_pop(data, after, stop, signed)
     if after < stop:  # regInfo: known to be DER, of no use to us
         after = der.expect(data, after, stop, der.SEQUENCE, "regInfo")[1]
     if after != stop:
@@ -180,7 +160,7 @@ def _read_template(data: bytes, pos: int, end: int) -> Template:
         elif tag == 0xA4:
             fields |= _read_validity(data, start, stop)
         elif tag == 0xA6:
-            fields["public_key"] = _read_key(data, start, stop)
+            fields["public_key"] = read_key(data, start, stop)
         elif tag == 0xA9:
             fields["extensions"] = read_extensions(data, start, stop)
         else:
@@ -202,15 +182,6 @@ def read_time(data: bytes, pos: int, end: int, noun: str) -> int:
     if stop != end or tag not in (der.UTC_TIME, der.GENERALIZED_TIME):
         raise DerError(f"{noun}: want one Time")
     return (der.utc_time if tag == der.UTC_TIME else der.generalized_time)(data, start, stop, noun)
-
-
-def _read_key(data: bytes, start: int, stop: int) -> bytes:
-    """A SubjectPublicKeyInfo from its contents. Its key may be empty: then the CA is asked to generate one."""
-    _, algorithm_stop = der.expect(data, start, stop, der.SEQUENCE, "publicKey.algorithm")
-    _, key_stop = der.expect(data, algorithm_stop, stop, der.BIT_STRING, "publicKey.subjectPublicKey")
-    if key_stop != stop:
-        raise DerError("publicKey: values after subjectPublicKey")
-    return der.tlv(der.SEQUENCE, data[start:stop])
 
 
 def read_extensions(data: bytes, pos: int, end: int) -> tuple[Extension, ...]:
@@ -274,53 +245,11 @@ def read_cert_id(value: bytes) -> tuple[bytes, bytes]:
         _refuse("oldCertId", fault)
 
 
-def _read_pop(data: bytes, pos: int, end: int, signed: bytes) -> tuple[SignaturePop | OtherPop, int]:
-    tag, start, stop = der.header(data, pos, end)
-    if tag == 0x80:
-        if start != stop:
-            raise DerError("popo: raVerified is not NULL")
-        return OtherPop("raVerified"), stop
-    if tag in (0xA2, 0xA3):
-        return OtherPop("keyEncipherment" if tag == 0xA2 else "keyAgreement"), stop
-    if tag != 0xA1:
-        raise DerError(f"popo: want a tag from 80 to A3, have {tag:02X}")
-    input_key = input_sender = key_mac = None
-    if start < stop and data[start] == 0xA0:
-        _, inner, after = der.header(data, start, stop)
-        signed = der.tlv(der.SEQUENCE, data[inner:after])  # signed with its universal tag
-        input_key, input_sender, key_mac = _read_pop_input(data, inner, after)
-        start = after
-    _, algorithm_stop = der.expect(data, start, stop, der.SEQUENCE, "popo.algorithmIdentifier")
-    inner, after = der.expect(data, algorithm_stop, stop, der.BIT_STRING, "popo.signature")
-    if after != stop:
-        raise DerError("popo: values after signature")
-    signature = der.octet_aligned(data, inner, after, "popo.signature")
-    return SignaturePop(signed, data[start:algorithm_stop], signature, input_key, input_sender, key_mac), stop
-
-
-def _read_pop_input(data: bytes, pos: int, end: int) -> tuple[bytes, bytes | None, tuple[bytes, bytes] | None]:
-    """PoposkInput's (publicKey, sender or None, publicKeyMAC or None)."""
-    tag, start, stop = der.header(data, pos, end)
-    if tag not in (0xA0, der.SEQUENCE):
-        raise DerError("poposkInput: want sender [0] or publicKeyMAC")
-    key_start, key_stop = der.expect(data, stop, end, der.SEQUENCE, "poposkInput.publicKey")
-    if key_stop != end:
-        raise DerError("poposkInput: values after publicKey")
-    key = _read_key(data, key_start, key_stop)
-    if tag == 0xA0:
-        return key, data[start:stop], None
-    algorithm_stop = der.expect(data, start, stop, der.SEQUENCE, "publicKeyMAC.algId")[1]
-    value_start, value_stop = der.expect(data, algorithm_stop, stop, der.BIT_STRING, "publicKeyMAC.value")
-    if value_stop != stop:
-        raise DerError("publicKeyMAC: values after value")
-    return key, None, (data[start:algorithm_stop], der.octet_aligned(data, value_start, value_stop, "publicKeyMAC"))
-
-
 # --- CertificationRequest (p10cr) ----------------------------------------------------------------------------------
 
 
 def read_p10cr(body: bytes) -> CertRequest:
-    """The request of a p10cr (RFC 2986). Raises BadDataFormat."""
+    """The request of a p10cr (RFC 2986). Raises BadDataFormat, or BadCertTemplate for another version."""
     try:
         return _read_p10cr(body)
     except DerError as fault:
@@ -331,8 +260,9 @@ def _read_p10cr(data: bytes) -> CertRequest:
     start, end = der.expect(data, 0, len(data), der.SEQUENCE, "CertificationRequest")
     info_start, info_stop = der.expect(data, start, end, der.SEQUENCE, "certificationRequestInfo")
     at, after = der.expect(data, info_start, info_stop, der.INTEGER, "version")
-    if der.integer(data, at, after, "version") != 0:
-        raise DerError("version: want 0")
+    version = der.integer(data, at, after, "version")
+    if version != 0:
+        raise BadCertTemplate(f"CertificationRequest: want version 0 (v1), have {version}")
     subject_stop = der.expect(data, after, info_stop, der.SEQUENCE, "subject")[1]
     subject = data[after:subject_stop]
     key_start, key_stop = der.expect(data, subject_stop, info_stop, der.SEQUENCE, "subjectPKInfo")
@@ -345,7 +275,7 @@ def _read_p10cr(data: bytes) -> CertRequest:
         raise DerError("values after signature")
     template = Template(
         subject=subject,
-        public_key=_read_key(data, key_start, key_stop),
+        public_key=read_key(data, key_start, key_stop),
         extensions=_read_attributes(data, attributes_start, attributes_stop),
     )
     pop = SignaturePop(
@@ -395,10 +325,10 @@ def _read_cert_status(data: bytes, pos: int, end: int) -> CertStatus:
     cert_hash = data[hash_start:at]
     id_start, at = der.expect(data, at, stop, der.INTEGER, "certReqId") if at < stop else (at, at)
     cert_req_id = der.integer(data, id_start, at, "certReqId", octets=_MAX_CERT_REQ_ID)
-    accepted, text = True, ""
+    accepted, text, status, has_fail_info = True, "", None, False
     if at < stop and data[at] == der.SEQUENCE:
         _, inner, after = der.header(data, at, stop)
-        status, text = read_status_info(data, inner, after)
+        status, text, has_fail_info = read_status_info(data, inner, after)
         if status not in (0, 1, 2):
             raise DerError(f"statusInfo.status: want accepted(0) or rejection(2), have {status}")
         accepted, at = status != 2, after
@@ -410,11 +340,14 @@ def _read_cert_status(data: bytes, pos: int, end: int) -> CertStatus:
         hash_alg, at = data[inner:after], after
     if at != stop:
         raise DerError("CertStatus: values after hashAlg")
-    return CertStatus(cert_hash, cert_req_id, accepted, text, hash_alg)
+    return CertStatus(cert_hash, cert_req_id, accepted, text, hash_alg, status, has_fail_info)
 
 
-def read_status_info(data: bytes, pos: int, end: int) -> tuple[int, str]:
-    """(status, statusString's first text) of the PKIStatusInfo with contents [pos, end). Raises DerError."""
+def read_status_info(data: bytes, pos: int, end: int) -> tuple[int, str, bool]:
+    """(status, statusString's first text, whether there is failInfo) of the PKIStatusInfo with contents [pos, end).
+
+    Raises DerError.
+    """
     start, at = der.expect(data, pos, end, der.INTEGER, "status")
     status = der.integer(data, start, at, "status")
     text = ""
@@ -424,8 +357,9 @@ def read_status_info(data: bytes, pos: int, end: int) -> tuple[int, str]:
         if not texts or any(tag != der.UTF8_STRING for tag, *_ in texts):
             raise DerError("statusString: want a SEQUENCE of at least one UTF8String")
         text = data[texts[0][2] : texts[0][3]].decode()
-    if at < end:
+    has_fail_info = at < end
+    if has_fail_info:
         at = der.expect(data, at, end, der.BIT_STRING, "failInfo")[1]
     if at != end:
         raise DerError("PKIStatusInfo: values after failInfo")
-    return status, text
+    return status, text, has_fail_info

@@ -27,7 +27,6 @@ from cmpd.errors import (
     SystemFailure,
     SystemUnavail,
     TransactionIdInUse,
-    UnsupportedVersion,
 )
 from cmpd.frozen import frozen
 from cmpd.handlers import ANNOUNCEMENTS, HANDLERS
@@ -35,22 +34,23 @@ from cmpd.handlers.base import Context, Handler, Reply, Service
 from cmpd.handlers.gate import Event, Gate
 from cmpd.handlers.passphrase import PASSPHRASE_CONFLICTS, receive_in_header, tell_received
 from cmpd.handlers.polling import goes_on_from, handle_again, has_waited, is_decided
+from cmpd.handlers.revoke import changes_status, check_may_be_mac
 from cmpd.handlers.waiting import WAITING_CONFLICTS, waiting_digest
-from cmpd.message import (
-    HIGHEST_PVNO,
-    ID_IT_REV_PASSPHRASE,
-    LOWEST_PVNO,
-    Envelope,
-    Header,
-    ReplyHeader,
-    Undecodable,
-    decode,
-)
+from cmpd.message import Envelope, Header, ReplyHeader, Undecodable, decode
 from cmpd.origin import Answer, NotAMessage, Origin, UnknownReference, Waiting, check_door
 from cmpd.protection.answers import error_message, pkiconf_message, protect
 from cmpd.protection.base import Credentials, Protector, VerifiedRequest
 from cmpd.records import TransactionRecord, TransactionState, WaitingRequest
-from cmpd.transaction import CONTINUES, ID_IN_USE, NEXT, check_header, check_same_sender, time_fault
+from cmpd.transaction import (
+    CONTINUES,
+    ID_IN_USE,
+    NEXT,
+    check_header,
+    check_same_sender,
+    time_fault,
+    version_fault,
+    with_transaction_id,
+)
 from cmpd.transaction import Event as TransactionEvent
 
 _log = logging.getLogger("cmpd.responder")
@@ -100,9 +100,11 @@ class Responder:
         except Undecodable as fault:
             refusal: CmpError = fault
             if fault.header is not None:
-                refusal = _version_fault(fault.header) or fault
+                refusal = version_fault(fault.header) or fault
             audit.message_refused("?", _id_of(fault.header), origin.address, refusal)
             return NotAMessage(await error_message(refusal, fault.header, self._signer, self._service.env))
+        if not origin.door.strict:
+            envelope = with_transaction_id(envelope)
         exchange = _Exchange(envelope, hashlib.sha256(octets).digest(), origin, self._signer)
         return await self._try(exchange, lambda as_of: self._process(exchange, as_of))
 
@@ -114,7 +116,7 @@ class Responder:
         waiting = await self._service.store.find_waiting(reference)
         if waiting is None:
             raise UnknownReference
-        original = decode(waiting.request)
+        original = with_transaction_id(decode(waiting.request))
         if original.protection is None:
             await self._check_channel(waiting, origin)
         if not waiting.answered and not is_decided(waiting, self._service.env.now()):
@@ -149,22 +151,24 @@ class Responder:
     async def _process(self, exchange: "_Exchange", as_of: int) -> Answer:
         store, envelope = self._service.store, exchange.envelope
         header = envelope.header
-        if fault := _version_fault(header):
+        if fault := version_fault(header):
             raise fault
-        if envelope.body_name == "error" and envelope.protection is None:
+        if envelope.body_name == "error" and envelope.protection is None and header.protection_alg is None:
             return await self._acknowledge_unprotected_error(envelope)
         record: TransactionRecord | None = None
         if envelope.body_name in CONTINUES and header.transaction_id:
             record = await store.find_transaction(header.transaction_id)
         verified = await self._verify(exchange, record)
-        transaction_id = check_header(header)
+        strict = exchange.origin.door.strict
+        transaction_id = check_header(envelope, strict)
+        check_may_be_mac(verified, strict)
         if envelope.body_name not in HANDLERS:
             check_door(envelope, exchange.origin)
         if envelope.body_name in ANNOUNCEMENTS:
             audit.announcement_received(envelope.body_name, verified.requester.entity.reference)
             return None
         if envelope.body_name not in HANDLERS:
-            raise BadRequest(f"body: {envelope.body_name} is not supported")
+            raise BadRequest(f"body: want {', '.join(HANDLERS)}, have {envelope.body_name}")
         await self._enter(transaction_id)
         try:
             return await self._handle(exchange, verified, transaction_id, as_of)
@@ -247,7 +251,7 @@ class Responder:
         except Exception as error:
             if context.claim.undo is not None:
                 return await self._give_up(_fault_of(error), exchange, context, context.claim.undo())
-            if isinstance(error, CmpError) and _changes_status(context):
+            if isinstance(error, CmpError) and changes_status(context.request.envelope):
                 return await self._refuse_for_good(error, exchange, context)
             raise
         if reply.after_write is not None:
@@ -275,7 +279,8 @@ class Responder:
         answer = await self._refuse(fault, exchange)
         audit.claim_taken_back(transaction_id)
         record, digests = context.record, [exchange.digest]
-        if record is not None and record.waiting is not None and record.waiting.digest != exchange.digest:
+        waited = record is not None and record.state is TransactionState.WAITING
+        if waited and record is not None and record.waiting is not None and record.waiting.digest != exchange.digest:
             digests.append(record.waiting.digest)  # a pollReq asked for the answer to the request
         kept = [AddResponse(transaction_id, digest, answer) for digest in digests]
         self._unfinished[transaction_id] = (*undo, *kept)
@@ -307,7 +312,9 @@ class Responder:
         if conflict.reason in WAITING_CONFLICTS:
             raise SystemUnavail(WAITING_CONFLICTS[conflict.reason])
         _log.warning("transaction=%s conflict=%s", transaction_id.hex(), conflict.reason)
-        raise BadRequest("the transaction was ended by another message or by its time limit")
+        raise BadRequest(
+            "transaction: want one that goes on, have one that another message or its time limit has ended"
+        )
 
     async def _find_answer(
         self, exchange: "_Exchange", verified: VerifiedRequest, transaction_id: bytes
@@ -329,7 +336,7 @@ class Responder:
         """The answer to a request that waits, or did, and is asked for again; `exchange` is the request itself."""
         check_same_sender(record, verified.requester.credential)
         if record is None or record.waiting is None or record.state is not TransactionState.WAITING:
-            raise BadRequest("the transaction was ended by another message")
+            raise BadRequest("transaction: want one that waits, have one that another message has ended")
         if not exchange.origin.polls and not is_decided(record.waiting, self._service.env.now()):
             digest = waiting_digest(exchange.digest)
             found, answer = await self._service.store.find_response(record.id, digest)
@@ -417,8 +424,8 @@ class _Exchange:
     protector: Protector
 
 
-_BUSY = SystemUnavail("the server cannot reach its records now; try again later in a new transaction")
-_BROKEN = SystemFailure("an error inside the server; its operator's log has the details")
+_BUSY = SystemUnavail("server: its records cannot be reached now; try again later in a new transaction")
+_BROKEN = SystemFailure("server: an error inside it; its operator's log has the details")
 
 
 def _fault_of(error: Exception) -> CmpError:
@@ -430,20 +437,6 @@ def _fault_of(error: Exception) -> CmpError:
         return _BUSY
     _log.error("unforeseen error", exc_info=error)
     return _BROKEN
-
-
-def _changes_status(context: Context) -> bool:
-    """Whether a request would have changed the status of certificates, or who may change it."""
-    envelope = context.request.envelope
-    if envelope.body_name == "genm" and ID_IT_REV_PASSPHRASE in envelope.body:
-        return True
-    return envelope.body_name == "rr" or envelope.header.info(ID_IT_REV_PASSPHRASE) is not None
-
-
-def _version_fault(header: Header) -> UnsupportedVersion | None:
-    if LOWEST_PVNO <= header.pvno <= HIGHEST_PVNO:
-        return None
-    return UnsupportedVersion(f"pvno: want {LOWEST_PVNO} or {HIGHEST_PVNO}, have {header.pvno} (RFC 9810 section 7)")
 
 
 def _id_of(header: Header | None) -> bytes:

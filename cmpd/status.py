@@ -93,4 +93,4 @@ def _check_wish(wish: Wish, by: str) -> None:
     if wish.event is Event.RESUME:
         raise BadRequest("invalidityDate: not with removeFromCRL, a resumed certificate is valid")
     if wish.invalidity_date < 0:
-        raise BadRequest("invalidityDate: want 1970 or later")
+        raise BadRequest("invalidityDate: want 1970 or later, have an earlier one")

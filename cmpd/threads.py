@@ -28,7 +28,7 @@ class Offloader:
     async def __call__(self, work: Callable[[], _T]) -> _T:
         """The result of `work`, run on a thread."""
         if self._room <= 0:
-            raise SystemUnavail("the server is busy with costly computations; try again later")
+            raise SystemUnavail("server: it is busy with costly computations; try again later")
         self._room -= 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)

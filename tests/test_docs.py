@@ -26,12 +26,13 @@ from cmpd.message import BODY_NAMES, ID_IT_CERT_PROFILE, ID_IT_IMPLICIT_CONFIRM,
 from cmpd.paths import PathLimits
 from cmpd.profiles import extensions
 from cmpd.protection.base import ProtectionPolicy
-from cmpd.protection.schemes import REFUSED, SCHEMES
+from cmpd.protection.schemes import SCHEMES
 from cmpd.records import CRL_REASONS, CertificateState, CertificateStatus
 from cmpd.requests import _FORBIDDEN_FIELDS
 from cmpd.rev_requests import _ENTRY, RevTemplate
+from cmpd.signatures import REFUSED
 from cmpd.status import Wish
-from cmpd.transaction import MIN_NONCE
+from cmpd.transaction import ID_SIZE, MIN_NONCE
 from cmpd.wire.tcpmsg import ErrorType, MessageType
 from tests.test_house import imports
 from tests.world import Seen, World, protect
@@ -243,8 +244,8 @@ NUMBERS = {
         f"two lanes, up to {threads._SHORT_DERIVATION} iterations",
     ],
     "docs/supported-cmp.md": [
-        f"| transactionID | 1 to {message.MAX_IDENTIFIER} octets |",
-        f"| senderNonce | {MIN_NONCE} to {message.MAX_IDENTIFIER} octets |",
+        f"| transactionID | {ID_SIZE} octets in a first message; lenient: 1 to {message.MAX_IDENTIFIER},",
+        f"| senderNonce | {MIN_NONCE} to {message.MAX_IDENTIFIER} octets; lenient: 0 to {message.MAX_IDENTIFIER},",
         f"or more than {message._MAX_GENERAL_NAME} octets: error badDataFormat",
         f"at most {message._MAX_GENERAL_INFO} items",
         f"more than {message._MAX_EXTRA_CERTS} extraCerts",
@@ -348,8 +349,8 @@ async def test_a_body_that_is_done_has_the_answer_of_its_row(body: str) -> None:
         contents = {"pkiconf": der.NULL_TLV, "certConf": b"\x30\x00"}
         contents["error"] = der.seq(der.seq(der.encode_integer(2)))
         if body not in contents:
-            # tests/test_enrolment.py, tests/test_waiting.py
-            assert answers[body] == {"p10cr": "cp", "pollReq": "pollRep"}[body]
+            # tests/test_enrolment.py, tests/test_waiting.py, tests/test_pop_challenge.py
+            assert answers[body] == {"p10cr": "cp", "pollReq": "pollRep", "popdecr": "ip"}[body]
             return
         answer = await world.send(world.follow(request, granted, body, contents[body]).der)
         assert answers[body] == ("none (finRep)" if answer is None else answer.body)
@@ -423,8 +424,10 @@ async def test_contents_that_are_none_of_the_body_are_told_what_its_row_says(bod
 async def test_what_is_refused_as_proof_of_possession_is_refused_as_its_row_says(row: list[str]) -> None:
     choices = {"raVerified": b"\x80\x00", "keyEncipherment": b"\xa2\x03\x81\x01\x00"}
     choices |= {"keyAgreement": b"\xa3\x03\x81\x01\x00", "absent": b""}
+    choices |= {"agreeMAC, dhMAC": b"\xa3\x02\xa3\x00", "encryptedKey, thisMessage": b"\xa3\x02\xa4\x00"}
     if row[0] not in choices:
-        assert row[1] == "done"  # tests/test_enrolment.py and test_enrolment_edges.py
+        # tests/test_enrolment.py, test_enrolment_edges.py, test_pop_encrcert.py, test_pop_challenge.py
+        assert row[1] == "done"
         return
     world = World()
     secret = await world.add_secret()

@@ -426,7 +426,7 @@ async def test_a_transaction_does_not_change_its_kind_of_protection(
     by_tls = bare(world, "certConf", content, **follow)
     by_signature = protect("certConf", content, holder.protector(world.env), world.env, **follow)
     wrong, right = (by_signature, by_tls) if first == "tls" else (by_tls, by_signature)
-    assert (await ask(world, wrong, origin)).status()[2] == {"notAuthorized"}
+    assert (await ask(world, wrong, origin)).status()[2] == {"wrongIntegrity"}
     assert (await ask(world, right, origin)).body == "pkiconf"
 
 

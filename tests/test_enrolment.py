@@ -649,10 +649,10 @@ async def test_a_wrong_proof_of_possession_is_told_badpop(world: World) -> None:
     template = der.seq(der.explicit(5, encode_name("/CN=x")), b"\xa6" + info[1:])
     request = der.seq(der.encode_integer(0), template)
     signature = other.sign(request, ec.ECDSA(hashes.SHA256()))
-    from cmpd.asn1.algorithms import signature_algorithm
+    from cmpd.asn1.signing import signature_algorithm
 
     pop = der.tlv(0xA1, signature_algorithm(key).identifier + der.encode_bits(signature))
-    for popo in (pop, b"", b"\xa2\x02\xa1\x00"):
+    for popo in (pop, b"", b"\xa2\x03\x81\x01\x00"):
         message = protect("ir", der.seq(der.seq(request, popo)), secret.protector(world.env), world.env)
         seen = await world.ask(message, secret)
         assert (seen.body, seen.status()[2]) == ("ip", {"badPOP"})

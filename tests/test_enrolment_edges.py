@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cmpd.asn1 import der
-from cmpd.asn1.algorithms import signature_algorithm
 from cmpd.asn1.names import encode_name
+from cmpd.asn1.signing import signature_algorithm
 from cmpd.ca import CertificateAuthority
 from cmpd.changes import (
     AddResponse,

@@ -21,7 +21,7 @@ from pkilint.pkix import extension as pkix_extension
 from pkilint.pkix import name as pkix_name
 
 from cmpd.asn1 import names
-from cmpd.bootstrap import cmp_certificate, role_subject, root_certificate, same_kind
+from cmpd.bootstrap import cmp_certificate, role_subject, root_certificate
 from cmpd.cli import check
 from cmpd.cli.check import examine
 from cmpd.config import Config, load
@@ -30,6 +30,7 @@ from cmpd.env import Env
 from cmpd.errors import ConfigError
 from cmpd.install import KEYS, Plan, install_certificate, make_root, make_subordinate
 from cmpd.outline import outline
+from cmpd.private_keys import same_kind
 from cmpd.records import CertificateState
 from cmpd.signing import file as signing_file
 from cmpd.signing.file import load_key, read_certificates

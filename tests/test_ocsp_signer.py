@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from cmpd.asn1.names import encode_name
-from cmpd.bootstrap import cmp_certificate, root_certificate, same_kind
+from cmpd.bootstrap import cmp_certificate, root_certificate
 from cmpd.ca import CertificateAuthority
 from cmpd.changes import (
     AddServiceCertificate,
@@ -27,6 +27,7 @@ from cmpd.errors import StoreConflict, StoreError
 from cmpd.ocsp import OcspResponder, OcspSigner
 from cmpd.ocsp_signer import MARK, PURPOSE, SignerKeeper, record_service_certificate
 from cmpd.outline import outline
+from cmpd.private_keys import same_kind
 from cmpd.records import CertificateState, ServiceCertificate
 from cmpd.signing import file
 from cmpd.signing.file import FileKey, encrypted_pem, pem

@@ -311,10 +311,10 @@ async def test_the_issuer_is_compared_as_names_are(world: World) -> None:
 @pytest.mark.parametrize(
     ("template", "missing"),
     [
-        (b"", "issuer and serialNumber missing"),
-        (der.tlv(0x81, b"\x05"), "issuer missing"),
-        (der.explicit(3, encode_name("/O=Test/CN=Test CA")), "serialNumber missing"),
-        (der.tlv(0x81, b"\x05") + der.explicit(3, b"\x30\x00"), "issuer missing"),
+        (b"", "have no issuer and no serialNumber"),
+        (der.tlv(0x81, b"\x05"), "have no issuer"),
+        (der.explicit(3, encode_name("/O=Test/CN=Test CA")), "have no serialNumber"),
+        (der.tlv(0x81, b"\x05") + der.explicit(3, b"\x30\x00"), "have no issuer"),
     ],
 )
 async def test_issuer_and_serial_number_are_required(world: World, template: bytes, missing: str) -> None:

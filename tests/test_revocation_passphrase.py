@@ -101,7 +101,10 @@ async def test_a_passphrase_by_secret_needs_no_encryption_certificate() -> None:
 async def test_a_server_without_a_place_for_it_takes_none() -> None:
     world = equip(new_world(), sealer=None)
     seen = await bring(world, await world.add_secret(may_revoke=True))
-    assert (failure(seen), seen.status()[1]) == ("badRequest", "revPassphrase: this server takes none")
+    assert (failure(seen), seen.status()[1]) == (
+        "badRequest",
+        "revPassphrase: want none, as this server takes none, have one (RFC 9810 appendix B)",
+    )
 
 
 async def test_a_repeated_genm_gets_the_same_octets_and_keeps_nothing_again() -> None:

@@ -26,14 +26,13 @@ from cmpd.client.messages import Request
 from cmpd.config import ProfileConfig
 from cmpd.errors import BadAlg, BadMessageCheck, BadPop, NotAuthorized
 from cmpd.message import Envelope, decode
+from cmpd.popo import OtherPop, SignaturePop
 from cmpd.protection import verify
 from cmpd.protection.base import ProtectionPolicy, VerifiedRequest
 from cmpd.protection.certhash import certificate_hash
 from cmpd.records import Entity, EntityKind, Requester
 from cmpd.requests import (
     CertRequest,
-    OtherPop,
-    SignaturePop,
     read_cert_conf,
     read_cert_id,
     read_cert_req_messages,

@@ -264,7 +264,11 @@ async def test_a_rejected_request_is_told_the_operators_words(store: Store) -> N
     await world.reject(told.reference, "no such device")
     seen = await final(world, told.reference)
     assert seen.body == "ip"
-    assert seen.status() == (2, "the operator has rejected the request: no such device", {"notAuthorized"})
+    assert seen.status() == (
+        2,
+        "request: the operator of the CA has rejected it: no such device (RFC 9483 section 3.5)",
+        {"notAuthorized"},
+    )
     assert await state(world, request) is TransactionState.ENDED
     assert await world.respond(request.der, POLLS) == seen.envelope.der
     assert await world.store.list_certificates() == []

@@ -133,17 +133,18 @@ class World:
     window: int | None = 300
     revocation: RevocationConfig = field(default_factory=RevocationConfig)
     origin: Origin = HERE
-    polled_for: dict[bytes, Request] = field(default_factory=dict)  # pollReq -> the request whose answer it asks for
+    polled_for: dict[bytes, Request] = field(default_factory=dict)  # pollReq, popdecr -> what they are about
+    ca_key: Any = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    cmp_key: Any = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    signature: str | None = None  # what both sign with, one of asn1.signing.SIGNING; None: the usual one
     published: int = 0  # how often those who publish were told of a change
 
     def __post_init__(self) -> None:
         self.env = Env(now=self.clock, random=os.urandom)
-        self.ca_key = ec.generate_private_key(ec.SECP256R1())
-        cmp_key = ec.generate_private_key(ec.SECP256R1())
         self.root = root_certificate(self.ca_key, encode_name("/O=Test/CN=Test CA"), self.env)
-        self.ca = CertificateAuthority(self.root, (), FileKey(self.ca_key), self.env)
-        self.cmp = cmp_certificate(cmp_key, self.ca_key, self.root, self.env)
-        self.signer = make_signer(FileKey(cmp_key), self.cmp, self.ca)
+        self.ca = CertificateAuthority(self.root, (), FileKey(self.ca_key, signature=self.signature), self.env)
+        self.cmp = cmp_certificate(self.cmp_key, self.ca_key, self.root, self.env)
+        self.signer = make_signer(FileKey(self.cmp_key, signature=self.signature), self.cmp, self.ca)
         self.trust = Trust((Certificate.load(self.root),))
         self.restart()
 
@@ -285,7 +286,7 @@ class World:
         """The next message of a transaction."""
         fields.setdefault("recip_nonce", answer.envelope.header.sender_nonce)
         made = protect(body, content, request.protector, self.env, transaction_id=request.transaction_id, **fields)
-        if body == "pollReq":
+        if body in ("pollReq", "popdecr"):
             self.polled_for[made.der] = request
         return made
 

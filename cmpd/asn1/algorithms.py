@@ -1,4 +1,4 @@
-"""AlgorithmIdentifiers: read strictly by position, looked up in tables, and the ones that our own keys sign with.
+"""AlgorithmIdentifiers: read strictly by position and looked up in tables.
 
 A table says for each OID what hash it means; what is not in a table is not supported. Errors of form are DerError,
 errors of content AlgorithmError, and both are ValueErrors that the caller turns into an answer. SHA-1 is in the tables
@@ -7,11 +7,7 @@ of hashes and MACs because PasswordBasedMac still meets it, but in none for sign
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
-
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from typing import Final
 
 from cmpd.asn1 import der, oids
 from cmpd.frozen import frozen
@@ -88,7 +84,17 @@ HMACS: Final[dict[bytes, str]] = {
     oids.HMAC_SHA512: "sha512",
 }
 
-DIGEST_OCTETS: Final = {"sha1": 20, "sha224": 28, "sha256": 32, "sha384": 48, "sha512": 64}
+DIGEST_OCTETS: Final = {
+    "sha1": 20,
+    "sha224": 28,
+    "sha256": 32,
+    "sha384": 48,
+    "sha512": 64,
+    "sha3_224": 28,
+    "sha3_256": 32,
+    "sha3_384": 48,
+    "sha3_512": 64,
+}
 
 
 def hash_identifier(name: str) -> bytes:
@@ -107,11 +113,23 @@ def _identifier(oid: bytes, parameters: bytes = b"") -> bytes:
 
 # --- RSASSA-PSS-params (RFC 4055 section 3.1) -------------------------------------------------------------------------
 
+_PSS_HASHES: Final[dict[bytes, str]] = {
+    oids.SHA1: "sha1",
+    oids.SHA224: "sha224",
+    oids.SHA256: "sha256",
+    oids.SHA384: "sha384",
+    oids.SHA512: "sha512",
+    oids.SHA3_224: "sha3_224",
+    oids.SHA3_256: "sha3_256",
+    oids.SHA3_384: "sha3_384",
+    oids.SHA3_512: "sha3_512",
+}
+
 
 def read_pss(data: bytes, pos: int, end: int) -> tuple[str, int]:
     """Read RSASSA-PSS-params that fill [pos, end): (hash name, octets of salt).
 
-    The hash must be SHA-256, SHA-384 or SHA-512 and MGF1's the same; absent fields mean SHA-1, which is refused.
+    The hash must be SHA-2 or SHA-3 of 256 bits or more and MGF1's the same; absent fields mean SHA-1, which is refused.
     """
     if pos == end:
         raise AlgorithmError("RSASSA-PSS: want RSASSA-PSS-params, have none (the defaults mean SHA-1)")
@@ -124,7 +142,7 @@ def read_pss(data: bytes, pos: int, end: int) -> tuple[str, int]:
             raise der.DerError(f"RSASSA-PSS-params: unexpected tag {tag:02X}")
         last = tag
         if tag == 0xA0:
-            hash_name, done = read_named(data, inner, after, HASHES, "RSASSA-PSS hashAlgorithm")
+            hash_name, done = read_named(data, inner, after, _PSS_HASHES, "RSASSA-PSS hashAlgorithm")
         elif tag == 0xA1:
             mask_hash, done = _read_mgf1(data, inner, after)
         else:
@@ -134,7 +152,7 @@ def read_pss(data: bytes, pos: int, end: int) -> tuple[str, int]:
             raise der.DerError("RSASSA-PSS-params: more than one value in a field")
     if "sha1" in (hash_name, mask_hash):
         raise AlgorithmError("RSASSA-PSS: SHA-1 is not accepted in signatures, use SHA-256, SHA-384 or SHA-512")
-    if hash_name == "sha224":
+    if DIGEST_OCTETS[hash_name] < 32:
         raise AlgorithmError("RSASSA-PSS: SHA-224 is not supported, use SHA-256, SHA-384 or SHA-512")
     if mask_hash != hash_name:
         raise AlgorithmError(f"RSASSA-PSS: want MGF1 with {hash_name}, have {mask_hash}")
@@ -150,7 +168,7 @@ def _read_mgf1(data: bytes, pos: int, end: int) -> tuple[str, int]:
     oid, params, after = read_algorithm(data, pos, end, noun)
     if oid != oids.MGF1:
         raise AlgorithmError(f"{noun}: want MGF1, have {der.dotted(oid)}")
-    name, done = read_named(data, params, after, HASHES, noun)
+    name, done = read_named(data, params, after, _PSS_HASHES, noun)
     if done != after:
         raise der.DerError(f"{noun}: octets after the hash")
     return name, after
@@ -168,12 +186,18 @@ _CERTIFICATE_HASHES: Final[dict[bytes, str]] = {
     oids.SHA256_WITH_RSA: "sha256",
     oids.SHA384_WITH_RSA: "sha384",
     oids.SHA512_WITH_RSA: "sha512",
+    oids.SHA3_256_WITH_RSA: "sha3_256",
+    oids.SHA3_384_WITH_RSA: "sha3_384",
+    oids.SHA3_512_WITH_RSA: "sha3_512",
     oids.RSASSA_PSS_SHAKE128: "shake128",
     oids.RSASSA_PSS_SHAKE256: "shake256",
     oids.ECDSA_WITH_SHA224: "sha224",
     oids.ECDSA_WITH_SHA256: "sha256",
     oids.ECDSA_WITH_SHA384: "sha384",
     oids.ECDSA_WITH_SHA512: "sha512",
+    oids.ECDSA_WITH_SHA3_256: "sha3_256",
+    oids.ECDSA_WITH_SHA3_384: "sha3_384",
+    oids.ECDSA_WITH_SHA3_512: "sha3_512",
     oids.ECDSA_WITH_SHAKE128: "shake128",
     oids.ECDSA_WITH_SHAKE256: "shake256",
     oids.ED25519: "sha512",
@@ -185,9 +209,24 @@ _CERT_HASHERS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "sha256": lambda octets: hashlib.sha256(octets).digest(),
     "sha384": lambda octets: hashlib.sha384(octets).digest(),
     "sha512": lambda octets: hashlib.sha512(octets).digest(),
+    "sha3_256": lambda octets: hashlib.sha3_256(octets).digest(),
+    "sha3_384": lambda octets: hashlib.sha3_384(octets).digest(),
+    "sha3_512": lambda octets: hashlib.sha3_512(octets).digest(),
     "shake128": lambda octets: hashlib.shake_128(octets).digest(32),
     "shake256": lambda octets: hashlib.shake_256(octets).digest(64),
 }
+
+HASH_ALGS: Final[dict[bytes, str]] = {
+    oids.SHA256: "sha256",
+    oids.SHA384: "sha384",
+    oids.SHA512: "sha512",
+    oids.SHA3_256: "sha3_256",
+    oids.SHA3_384: "sha3_384",
+    oids.SHA3_512: "sha3_512",
+    oids.SHAKE128: "shake128",
+    oids.SHAKE256: "shake256",
+}
+"""What CertStatus.hashAlg may name (RFC 9481 section 2), and the name for `certificate_hash`."""
 
 
 def certificate_hash_name(algorithm: bytes) -> str | None:
@@ -210,68 +249,7 @@ def certificate_hash(name: str, certificate: bytes) -> bytes:
     return _CERT_HASHERS[name](certificate)
 
 
-# --- what our own keys sign with --------------------------------------------------------------------------------------
-
-SigningPrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
-
-
-@dataclass(frozen=True, slots=True)
-class SignatureAlgorithm:
-    """A signature algorithm for producing. `sign(key, octets)` gives the octets of the BIT STRING.
-
-    `identifier`: DER of the AlgorithmIdentifier. `hash_name`: see `certificate_hash_name`.
-    """
-
-    name: str
-    identifier: bytes
-    hash_name: str
-    sign: Callable[[Any, bytes], bytes]
-
-
-def _ecdsa(name: str, oid: bytes, hash_name: str, algorithm: hashes.HashAlgorithm) -> SignatureAlgorithm:
-    scheme = ec.ECDSA(algorithm)  # made once: 1 us of each signature
-    return SignatureAlgorithm(name, _identifier(oid), hash_name, lambda key, octets: key.sign(octets, scheme))
-
-
-_RSA_PADDING: Final = padding.PKCS1v15()
-_RSA_HASH: Final = hashes.SHA256()
-
-ECDSA_ALGORITHMS: Final[dict[str, SignatureAlgorithm]] = {
-    "secp256r1": _ecdsa("ecdsa-with-SHA256", oids.ECDSA_WITH_SHA256, "sha256", hashes.SHA256()),
-    "secp384r1": _ecdsa("ecdsa-with-SHA384", oids.ECDSA_WITH_SHA384, "sha384", hashes.SHA384()),
-    "secp521r1": _ecdsa("ecdsa-with-SHA512", oids.ECDSA_WITH_SHA512, "sha512", hashes.SHA512()),
-}
-RSA_ALGORITHM: Final = SignatureAlgorithm(
-    "sha256WithRSAEncryption",
-    _identifier(oids.SHA256_WITH_RSA, der.NULL_TLV),
-    "sha256",
-    lambda key, octets: key.sign(octets, _RSA_PADDING, _RSA_HASH),
-)
-ED25519_ALGORITHM: Final = SignatureAlgorithm(
-    "Ed25519", _identifier(oids.ED25519), "sha512", lambda key, octets: key.sign(octets)
-)
-ED448_ALGORITHM: Final = SignatureAlgorithm(
-    "Ed448", _identifier(oids.ED448), "shake256", lambda key, octets: key.sign(octets)
-)
-
-
-def signature_algorithm(key: object) -> SignatureAlgorithm:
-    """What a private key of ours (SigningPrivateKey, or a subclass that delegates to a token) signs with.
-
-    The hash has the strength of the curve; RSA is PKCS #1 v1.5 with SHA-256. ValueError for any other kind of key.
-    """
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        found = ECDSA_ALGORITHMS.get(key.curve.name)
-        if found is None:
-            raise ValueError(f"EC key: want P-256, P-384 or P-521, have {key.curve.name}")
-        return found
-    if isinstance(key, rsa.RSAPrivateKey):
-        return RSA_ALGORITHM
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        return ED25519_ALGORITHM
-    if isinstance(key, ed448.Ed448PrivateKey):
-        return ED448_ALGORITHM
-    raise ValueError(f"key: want EC, RSA, Ed25519 or Ed448, have {type(key).__name__}")
+# --- PBKDF2 -----------------------------------------------------------------------------------------------------------
 
 
 @frozen

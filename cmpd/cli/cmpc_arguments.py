@@ -11,7 +11,7 @@ from typing import Final
 
 from cmpd import __version__
 from cmpd.cli.output import serial_octets
-from cmpd.client import keys
+from cmpd.client import keys, messages
 from cmpd.client.servers import DEFAULT_PORT
 from cmpd.records import CRL_REASONS
 
@@ -68,7 +68,14 @@ def _enrolment(command: argparse.ArgumentParser, name: str) -> None:
         what.add_argument("--subject", metavar="DN", help="e.g. CN=device1,O=Example")
         what.add_argument("--san", nargs="+", action="extend", default=[], metavar="NAME", help="dns:x ip:y email:z")
     what.add_argument("--new-key", type=Path, metavar="FILE", help="key for the certificate; made if it is not there")
-    what.add_argument("--key-type", choices=tuple(keys.KEY_TYPES), default="p256", help="of a key that is made")
+    types = (*keys.KEY_TYPES, *(() if name == "p10cr" else keys.ENCRYPTION_KEY_TYPES))
+    what.add_argument("--key-type", choices=types, default="p256", help="of a key that is made")
+    if name != "p10cr":
+        what.add_argument(
+            "--popo",
+            choices=("signature", *messages.PROOFS),
+            help="how possession of the key is proven; a key that is to encrypt: encrCert or challengeResp",
+        )
     what.add_argument("--profile", metavar="NAME", help="certificate profile (certProfile)")
     if name in ("ir", "cr"):
         what.add_argument("--reg-token-file", metavar="FILE", help="the one-time regToken, - for standard input")

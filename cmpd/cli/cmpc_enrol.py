@@ -166,14 +166,14 @@ def _paths(args: argparse.Namespace) -> Paths:
     )
 
 
-def _new_key(args: argparse.Namespace, paths: Paths) -> keys.PrivateKey:
+def _new_key(args: argparse.Namespace, paths: Paths) -> keys.AnyPrivateKey:
     """The key to be certified, written to its file if it is made now. Only --new-key takes one that is there."""
     path = paths.key
     if path is None:
         raise UsageError("want --new-key FILE or --out-dir DIR for the private key")
     if args.new_key is not None and path.exists():
-        return keys.load_key(path)
-    key = keys.KEY_TYPES[args.key_type]()
+        return keys.load_any_key(path)
+    key = (keys.KEY_TYPES | keys.ENCRYPTION_KEY_TYPES)[args.key_type]()
     try:
         keys.save_key(path, key)
     except FileExistsError:
@@ -217,7 +217,8 @@ def _job(args: argparse.Namespace, credential: Credential, paths: Paths, pending
         octets = pending.octets
         _check_pending(octets, credential, _public_key(args, paths), args.command, pending, env)
         complain(f"going on with the request in {pending.path} (remove that file to ask for something else)")
-        return lambda client: client.resume(octets, options=options)
+        asked = None if paths.key is None else keys.load_any_key(paths.key)
+        return lambda client: client.resume(octets, options=options, key=asked)
     if args.command == "p10cr" and args.csr is not None:
         request = _csr(args.csr)
         return lambda client: client.p10cr(request, options=options)
@@ -230,11 +231,16 @@ def _job(args: argparse.Namespace, credential: Credential, paths: Paths, pending
             extensions = [messages.subject_alt_name(args.san, critical=subject == messages.EMPTY_NAME)]
     reg_token, authenticator = _control(args, "reg_token"), _control(args, "authenticator")
     key = _new_key(args, paths)  # last: whatever is wrong with the arguments is known by now
+    proof = _proof(args, key)
     if args.command == "kur":
-        return lambda client: client.update(key, not_after=not_after, options=options)
+        return lambda client: client.update(key, not_after=not_after, options=options, proof=proof)
     if args.command == "p10cr":
+        if isinstance(key, keys.EncryptionPrivateKey):
+            raise UsageError("p10cr: want a key that can sign; cmpc ir asks for others")
         request = messages.certification_request(messages.Template(key, subject, tuple(extensions)))
         return lambda client: client.p10cr(request, options=options)
+    if proof is not None:
+        extensions.append(messages.encrypting_usage(key))
     template = messages.Template(
         key,
         subject,
@@ -242,15 +248,28 @@ def _job(args: argparse.Namespace, credential: Credential, paths: Paths, pending
         not_after=not_after,
         reg_token=reg_token,
         authenticator=authenticator,
+        proof=proof,
     )
     return lambda client: _enrol(client, args.command, template, options)
+
+
+def _proof(args: argparse.Namespace, key: keys.AnyPrivateKey) -> str | None:
+    """What proves possession of the key after the request, None = its signature does at once."""
+    asked: str | None = getattr(args, "popo", None)
+    if isinstance(key, keys.EncryptionPrivateKey):
+        if asked == "signature":
+            raise UsageError("--popo signature: the key cannot sign; want encrCert or challengeResp")
+        return asked or "encrCert"
+    if asked in messages.PROOFS and not messages.encrypts(key):
+        raise UsageError(f"--popo {asked}: the key does nothing but sign")
+    return None if asked == "signature" else asked
 
 
 def _public_key(args: argparse.Namespace, paths: Paths) -> tuple[Path | None, bytes]:
     """The file that says which key is to be certified, and the DER of its SubjectPublicKeyInfo."""
     if args.command == "p10cr" and args.csr is not None:
         return args.csr, messages.public_key_of(_csr(args.csr))
-    return paths.key, b"" if paths.key is None else keys.public_key_info(keys.load_key(paths.key))
+    return paths.key, b"" if paths.key is None else keys.public_key_info(keys.load_any_key(paths.key))
 
 
 def _check_pending(

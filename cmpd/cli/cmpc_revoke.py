@@ -13,6 +13,7 @@ from cmpd.asn1 import names
 from cmpd.cli.cmpc_session import Session, UsageError, complain, read_secret
 from cmpd.client.certificates import Certificate, load_certificates
 from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
+from cmpd.client.flows import Client
 from cmpd.client.revocation import RevDetails, RevocationResult
 from cmpd.env import Env
 
@@ -25,8 +26,17 @@ def revoke(args: argparse.Namespace, env: Env) -> int:
     del env
     session = Session.of(args)
     details = _details(args, session.credential)
-    results = session.run(lambda client: client.revoke(details))
-    _report(results, args.json)
+    results: list[RevocationResult] = []
+
+    async def each(client: Client) -> None:
+        for one in details:  # RFC 9483 section 4.2 has one certificate in an rr
+            results.extend(await client.revoke([one]))
+
+    try:
+        session.run(each)
+    finally:  # what was done is told whatever came afterwards
+        if results:
+            _report(results, args.json)
     for result in results:
         if result.error is not None:
             complain(result.error, f"certificate {result.details.serial:x}: ")

@@ -136,7 +136,7 @@ async def _issue_here(config: Config, env: Env) -> CrlRecord:
             "crl.directory: not set, a CRL made now would go nowhere: start the server, which has its own"
         )
     (certificate, *_) = read_certificates(config.ca.certificate)
-    key = load_key(config.ca.key, config.ca.passphrase(), certificate)
+    key = load_key(config.ca.key, config.ca.passphrase(), certificate, signature=config.ca.signature)
     store = await open_store(config.store.path, serving=True)
     try:
         ca = CertificateAuthority(certificate, (), key, env)

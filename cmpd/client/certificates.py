@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,7 @@ from cmpd.certificates import read_certificate
 from cmpd.client.errors import ClientError, VerificationError
 from cmpd.errors import CmpError
 from cmpd.paths import PathLimits, TrustAnchors, find_path
+from cmpd.public_keys import encryption_fault, encryption_kind, key_fault
 
 MAX_OTHERS: Final = 32
 """How many certificates of an answer are looked at for a path."""
@@ -118,17 +119,22 @@ def load_certificates(path: Path) -> list[Certificate]:
 
 
 def build_path(
-    leaf: Certificate, others: Iterable[Certificate], anchors: Sequence[Certificate], now: float
+    leaf: Certificate, others: Iterable[Certificate], anchors: Sequence[Certificate], now: float, *, signs: bool = True
 ) -> list[Certificate]:
     """The path from `leaf` up to a trust anchor, both included; [leaf] if it is an anchor itself.
 
-    VerificationError says why there is none. `others` may hold anything in any order; nothing in it is trusted.
+    `signs`: its key has to be one that can. VerificationError says why there is none. `others` may hold anything in any
+    order; nothing in it is trusted.
     """
     pool = [one for one in dict.fromkeys(others) if one != leaf][:MAX_OTHERS]
     known = {one.der: one for one in (leaf, *pool, *anchors)}
     try:
         trusted = TrustAnchors.read(one.der for one in anchors)
-        found = find_path(read_certificate(leaf.der, "certificate"), list(_readable(pool)), trusted, now, PathLimits())
+        read = read_certificate(leaf.der, "certificate")
+        if not signs and read.key is not None and encryption_kind(read.key):
+            whole = read.fault if read.fault != key_fault(read.key, leaf.public_key_info) else ""
+            read = replace(read, fault=whole or encryption_fault(read.key, leaf.public_key_info))
+        found = find_path(read, list(_readable(pool)), trusted, now, PathLimits())
     except CmpError as error:
         raise VerificationError(f"no path from {leaf.subject_text} to a trust anchor: {error.text}") from None
     return [known[one.der] for one in found.certificates]

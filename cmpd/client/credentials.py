@@ -12,7 +12,7 @@ from cmpd.asn1 import der
 from cmpd.asn1.names import COMMON_NAME
 from cmpd.client.certificates import Certificate
 from cmpd.client.errors import ClientError
-from cmpd.client.keys import PrivateKey, public_key_info, sign, signature_algorithm
+from cmpd.client.keys import PrivateKey, public_key_info, signature_algorithm
 from cmpd.env import Env
 from cmpd.message import NULL_DN
 from cmpd.protection import pbm, pbmac1
@@ -64,11 +64,15 @@ class SharedSecret:
 
 @dataclass(frozen=True, slots=True)
 class KeyAndCertificate:
-    """A private key, its certificate, and those above it in order. ClientError if key and certificate differ."""
+    """A private key, its certificate, and those above it in order. ClientError if key and certificate differ.
+
+    `signature`: the algorithm, one of asn1.signing.SIGNING; None: the usual one for the kind of key.
+    """
 
     key: PrivateKey = field(repr=False)
     certificate: Certificate
     chain: tuple[Certificate, ...] = field(default=(), repr=False)
+    signature: str | None = None
 
     def __post_init__(self) -> None:
         if public_key_info(self.key) != self.certificate.public_key_info:
@@ -83,13 +87,13 @@ class KeyAndCertificate:
         """A signature. extraCerts: own certificate, then its chain without self-signed ones (RFC 9483 section 3.3)."""
         del env  # signatures here need no randomness of ours
         above = tuple(one.der for one in self.chain if one.issuer != one.subject and one != self.certificate)
-        key = self.key
+        key, algorithm = self.key, signature_algorithm(self.key, self.signature)
         return Protector(
-            signature_algorithm(key).identifier,
+            algorithm.identifier,
             self.sender,
             self.certificate.key_identifier,
             (self.certificate.der, *above),
-            lambda octets: sign(key, octets),
+            lambda octets: algorithm.sign(key, octets),
         )
 
 

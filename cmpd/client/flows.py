@@ -20,8 +20,9 @@ from cmpd.client.base import Exchange, OnWait, Patience
 from cmpd.client.certificates import Certificate, build_path
 from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
 from cmpd.client.errors import ClientError, CmpClientError, VerificationError
-from cmpd.client.keys import PrivateKey
+from cmpd.client.keys import AnyPrivateKey
 from cmpd.client.messages import P10CR_ID, Request, Template
+from cmpd.client.proofs import NO_PROOFS, Proofs
 from cmpd.client.responses import Answer, CertRep, CertResponse, StatusInfo, Trust
 from cmpd.client.revocation import RevDetails, RevocationResult
 from cmpd.env import Env
@@ -88,35 +89,43 @@ class Client:
     async def enrol(
         self,
         body: str,
-        key: PrivateKey,
+        key: AnyPrivateKey,
         subject: bytes,
         *,
         extensions: Sequence[bytes] = (),
         not_after: int | None = None,
         options: Options | None = None,
+        proof: str | None = None,
     ) -> Enrolment:
-        """Ask by ir or cr for a certificate for `key`. `subject`: DER of the Name; `not_after`: Unix seconds."""
-        template = Template(key, subject, tuple(extensions), not_after=not_after)
+        """Ask by ir or cr for a certificate for `key`. `subject`: DER of the Name; `not_after`: Unix seconds.
+
+        `proof`: as in Template.
+        """
+        template = Template(key, subject, tuple(extensions), not_after=not_after, proof=proof)
         return _one(await self.enrol_all(body, [template], options))
 
     async def update(
         self,
-        key: PrivateKey,
+        key: AnyPrivateKey,
         *,
         certificate: Certificate | None = None,
         not_after: int | None = None,
         options: Options | None = None,
+        proof: str | None = None,
     ) -> Enrolment:
         """Ask by kur for a certificate with the same names for a new key (RFC 9483 section 4.1.3).
 
-        `certificate`: the one to update, default the credential's own.
+        `certificate`: the one to update, default the credential's own. `proof`: as in Template; keyUsage is then asked
+        for as such a key has it.
         """
         if certificate is None:
             if not isinstance(self._credential, KeyAndCertificate):
                 raise ClientError("kur: want the certificate that is to be updated")
             certificate = self._credential.certificate
         names = _subject_alt_name(certificate)
-        template = Template(key, certificate.subject, names, not_after=not_after, replaces=certificate)
+        template = Template(key, certificate.subject, names, not_after=not_after, replaces=certificate, proof=proof)
+        if template.later_proof is not None:
+            template = replace(template, extensions=(*names, messages.encrypting_usage(key)))
         options = replace(options or Options(), recipient=der.explicit(4, certificate.issuer))
         return _one(await self.enrol_all("kur", [template], options))
 
@@ -158,17 +167,21 @@ class Client:
             recipient=options.recipient,
         )
         wanted = {template.cert_req_id: template.public_key_info for template in templates}
-        return await self._transact(request, wanted, options)
+        return await self._transact(request, wanted, options, Proofs.of(templates))
 
-    async def resume(self, octets: bytes, *, options: Options | None = None) -> Enrolment:
+    async def resume(
+        self, octets: bytes, *, options: Options | None = None, key: AnyPrivateKey | None = None
+    ) -> Enrolment:
         """Send a request for one certificate again, as it was, and go on with its transaction where the server is.
 
-        Of `options`, `implicit_confirm` is as in the request. ClientError if it was not made with this credential.
+        Of `options`, `implicit_confirm` is as in the request. `key`: the one to be certified, needed if it does not
+        sign. ClientError if it was not made with this credential.
         """
         request, wanted = await asyncio.to_thread(polling.read_request, octets, self._credential, self._env)
         implicit = decode(octets).header.implicit_confirm
         options = replace(options or Options(), implicit_confirm=implicit)
-        return _one(await self._transact(request, wanted, options))
+        proofs = Proofs.of([Template(key, None, cert_req_id=number, proof="challengeResp") for number in wanted])
+        return _one(await self._transact(request, wanted, options, proofs))
 
     async def revoke(self, details: Sequence[RevDetails]) -> list[RevocationResult]:
         """Ask by one rr that certificates be revoked, suspended or resumed; the results are in the order of `details`.
@@ -210,9 +223,12 @@ class Client:
         return certificate
 
     async def _transact(
-        self, request: Request, wanted: dict[int, bytes], options: Options
+        self, request: Request, wanted: dict[int, bytes], options: Options, proofs: Proofs = NO_PROOFS
     ) -> list[Enrolment | ClientError]:
-        """Send, verify, confirm; poll for what waits. `wanted`: DER of the SubjectPublicKeyInfo by certReqId."""
+        """Send, verify, confirm; poll for what waits, and answer challenges.
+
+        `wanted`: DER of the SubjectPublicKeyInfo by certReqId.
+        """
         if options.on_request is not None:
             options.on_request(request.der)
         patience = Patience(self._poll_timeout, self._on_wait)
@@ -220,13 +236,17 @@ class Client:
         results: dict[int, Enrolment | ClientError] = {}
         waiting, first = list(wanted), True
         while True:
-            rep = responses.read_cert_rep(answer)
+            if answer.envelope.body_name == "popdecc":
+                popdecr = await asyncio.to_thread(proofs.answer, request, answer, self._env)
+                answer = await self._send(popdecr, original=request)
+            rep = await asyncio.to_thread(proofs.decrypt, responses.read_cert_rep(answer))
             last, settled = answer, _settled(rep, waiting, first=first)
             implicit = options.implicit_confirm and answer.envelope.header.implicit_confirm
             judged = {i: self._judge(one, wanted[i], answer, rep, options, implicit) for i, one in settled.items()}
             statuses = [_cert_status(settled[i], result) for i, result in judged.items() if settled[i].certificate]
             if statuses and not implicit:
-                last = await self._confirm(request, answer, statuses)
+                pvno = messages.confirm_pvno(one.certificate for one in settled.values() if one.certificate)
+                last = await self._confirm(request, answer, statuses, pvno)
             results |= judged
             waiting = [i for i in waiting if i not in judged]
             if not waiting:
@@ -236,6 +256,8 @@ class Client:
     def _judge(
         self, one: CertResponse, key: bytes, answer: Answer, rep: CertRep, options: Options, implicit: bool
     ) -> Enrolment | ClientError:
+        if one.encrypted is not None:
+            return VerificationError("answer: the certificate is encrypted, and not to the key that was asked for")
         if one.certificate is None:
             said = one.status
             return CmpClientError(said.status, said.fail_info, said.text, answer.protected_by)
@@ -250,7 +272,7 @@ class Client:
             return error
         return Enrolment(one.certificate, chain, rep.ca_pubs, one.status, answer.protected_by, implicit)
 
-    async def _confirm(self, request: Request, answer: Answer, statuses: Sequence[bytes]) -> Answer:
+    async def _confirm(self, request: Request, answer: Answer, statuses: Sequence[bytes], pvno: int) -> Answer:
         """Send certConf; the pkiconf."""
         header = answer.envelope.header
         confirmation = await asyncio.to_thread(
@@ -262,6 +284,7 @@ class Client:
             recipient=header.sender,
             transaction_id=request.transaction_id,
             recip_nonce=header.sender_nonce,
+            pvno=max(pvno, header.pvno),
         )
         return await self._ask(confirmation)
 

@@ -1,38 +1,43 @@
-"""Private keys of an end entity: made, kept in files of mode 0600, read again, and signed with.
+"""Private keys of an end entity: kept in files of mode 0600, read again, and signed with.
 
-One table row per kind of key that `cmpc` makes.
+What kinds of keys `cmpc` makes is in cmpd/private_keys.py.
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
-from cmpd.asn1 import algorithms
-from cmpd.asn1.algorithms import SignatureAlgorithm
+from cmpd.asn1 import signing
+from cmpd.asn1.signing import SignatureAlgorithm, SigningPrivateKey
 from cmpd.client.errors import ClientError
+from cmpd.private_keys import ENCRYPTION_KEY_TYPES, KEY_TYPES, EncryptionPrivateKey
 
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+__all__ = [
+    "ENCRYPTION_KEY_TYPES",
+    "KEY_TYPES",
+    "AnyPrivateKey",
+    "EncryptionPrivateKey",
+    "PrivateKey",
+    "load_any_key",
+    "load_key",
+    "public_key_info",
+    "save_key",
+    "sign",
+    "signature_algorithm",
+]
 
-KEY_TYPES: Final[dict[str, Callable[[], PrivateKey]]] = {
-    "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
-    "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
-    "p521": lambda: ec.generate_private_key(ec.SECP521R1()),
-    "rsa2048": lambda: rsa.generate_private_key(65537, 2048),
-    "rsa3072": lambda: rsa.generate_private_key(65537, 3072),
-    "rsa4096": lambda: rsa.generate_private_key(65537, 4096),
-    "ed25519": ed25519.Ed25519PrivateKey.generate,
-    "ed448": ed448.Ed448PrivateKey.generate,
-}
+PrivateKey = SigningPrivateKey
+AnyPrivateKey = SigningPrivateKey | EncryptionPrivateKey
 
 
-def signature_algorithm(key: PrivateKey) -> SignatureAlgorithm:
-    """The algorithm that a private key signs with; ClientError for a curve that CMP has none for."""
+def signature_algorithm(key: PrivateKey, name: str | None = None) -> SignatureAlgorithm:
+    """The algorithm that a private key signs with, `name` (one of asn1.signing.SIGNING) or the usual one.
+
+    ClientError for a curve that CMP has none for, and for an algorithm that does not fit the key.
+    """
     try:
-        return algorithms.signature_algorithm(key)
+        return signing.signature_algorithm(key, name)
     except ValueError as error:
         raise ClientError(f"private key: {error}") from None
 
@@ -42,7 +47,7 @@ def sign(key: PrivateKey, octets: bytes) -> bytes:
     return signature_algorithm(key).sign(key, octets)
 
 
-def public_key_info(key: PrivateKey) -> bytes:
+def public_key_info(key: AnyPrivateKey) -> bytes:
     """DER of the SubjectPublicKeyInfo of a private key."""
     return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
@@ -52,6 +57,16 @@ def load_key(path: Path, passphrase: bytes | None = None, *, option: str = "--ke
 
     `option`: what gives the passphrase, for that text.
     """
+    key = load_any_key(path, passphrase, option=option)
+    if not isinstance(key, PrivateKey):
+        raise ClientError(f"private key {path}: want RSA, EC, Ed25519, Ed448 or ML-DSA, have {type(key).__name__}")
+    return key
+
+
+def load_any_key(
+    path: Path, passphrase: bytes | None = None, *, option: str = "--key-passphrase-file"
+) -> AnyPrivateKey:
+    """As `load_key`, for a key that is to be certified, which need not sign."""
     octets = path.read_bytes()
     load = serialization.load_pem_private_key if b"-----BEGIN" in octets else serialization.load_der_private_key
     try:
@@ -62,12 +77,12 @@ def load_key(path: Path, passphrase: bytes | None = None, *, option: str = "--ke
     except ValueError:
         reason = "wrong passphrase, or not a private key" if passphrase is not None else "not a private key"
         raise ClientError(f"private key {path}: {reason}") from None
-    if not isinstance(key, PrivateKey):
-        raise ClientError(f"private key {path}: want RSA, EC, Ed25519 or Ed448, have {type(key).__name__}")
+    if not isinstance(key, PrivateKey | EncryptionPrivateKey):
+        raise ClientError(f"private key {path}: want one that can be certified, have {type(key).__name__}")
     return key
 
 
-def save_key(path: Path, key: PrivateKey) -> None:
+def save_key(path: Path, key: AnyPrivateKey) -> None:
     """Write a private key (PEM, PKCS #8, not encrypted) into a new file of mode 0600, durable before this returns.
 
     FileExistsError if the file is there: a private key is never overwritten.

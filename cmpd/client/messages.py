@@ -6,16 +6,25 @@ both (RFC 9810 appendix F, RFC 4211 appendix B).
 """
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric import ec, rsa, x448, x25519
+
 from cmpd.asn1 import der
-from cmpd.asn1.algorithms import certificate_hash, certificate_hash_name
+from cmpd.asn1.algorithms import certificate_hash, certificate_hash_name, hash_identifier
 from cmpd.client.certificates import Certificate
 from cmpd.client.credentials import Credential, Protector
 from cmpd.client.errors import ClientError
-from cmpd.client.keys import PrivateKey, public_key_info, sign, signature_algorithm
+from cmpd.client.keys import (
+    AnyPrivateKey,
+    EncryptionPrivateKey,
+    PrivateKey,
+    public_key_info,
+    sign,
+    signature_algorithm,
+)
 from cmpd.env import Env
 from cmpd.message import BODY_TYPES, NULL_DN, encode_message
 
@@ -31,6 +40,7 @@ _IMPLICIT_CONFIRM: Final = der.seq(der.encode_oid("1.3.6.1.5.5.7.4.13"), der.NUL
 _EXTENSION_REQUEST: Final = der.encode_oid("1.2.840.113549.1.9.14")
 _REJECTION: Final = der.encode_integer(2)
 _BAD_REQUEST: Final = der.encode_named_bits(2)
+_HASH_ALG: Final = "sha512"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +49,11 @@ class Template:
 
     `subject`: DER of the Name; EMPTY_NAME if the name is in subjectAltName alone; None leaves the field out, and POP is
     then made over poposkInput (RFC 4211 section 4.1). `extensions`: DER of each Extension. Times are Unix seconds.
-    `replaces`: the certificate that a kur updates, named in the oldCertID control.
+    `replaces`: the certificate that a kur updates, named in the oldCertID control. `proof`: "encrCert" or
+    "challengeResp" for a key that is not to sign; None: a signature, or encrCert if the key cannot.
     """
 
-    key: PrivateKey | None = field(repr=False)
+    key: AnyPrivateKey | None = field(repr=False)
     subject: bytes | None
     extensions: tuple[bytes, ...] = ()
     not_before: int | None = None
@@ -53,6 +64,12 @@ class Template:
     authenticator: str | None = field(default=None, repr=False)
     public_key: bytes | None = None
     cert_req_id: int = 0
+    proof: str | None = None
+
+    @property
+    def later_proof(self) -> str | None:
+        """What proves possession of the key after the request: a key of PROOFS, None = nothing."""
+        return self.proof or ("encrCert" if isinstance(self.key, EncryptionPrivateKey) else None)
 
     @property
     def public_key_info(self) -> bytes:
@@ -84,12 +101,18 @@ def cert_request(
     implicit_confirm: bool = True,
     profile: str | None = None,
     recipient: bytes = NULL_DN,
+    pvno: int | None = None,
 ) -> Request:
-    """An ir, cr or kur with one CertReqMsg per template. `recipient`: DER of the CA's GeneralName."""
+    """An ir, cr or kur with one CertReqMsg per template. `recipient`: DER of the CA's GeneralName.
+
+    `pvno`: by default 3 if the CA has to encrypt something in its answer, else 2.
+    """
+    if pvno is None:
+        pvno = 3 if any(template.later_proof for template in templates) else 2
     protector = credential.protector(env)
     messages = der.seq(*(cert_req_msg(template, protector.sender) for template in templates))
     info = general_info(implicit_confirm=implicit_confirm, profile=profile)
-    return protect(body, messages, protector, env, info=info, recipient=recipient)
+    return protect(body, messages, protector, env, info=info, recipient=recipient, pvno=pvno)
 
 
 def p10_request(
@@ -199,6 +222,9 @@ def _controls(template: Template) -> bytes:
 def _popo(template: Template, request: bytes, sender: bytes) -> bytes:
     if template.key is None:
         return b"\x80\x00"  # raVerified
+    if template.later_proof is not None:
+        return _priv_key_popo(template.key, template.later_proof)
+    assert isinstance(template.key, PrivateKey)  # noqa: S101 -- for the type checker: others have a later proof
     signed = request  # the CertRequest, not the CertTemplate (erratum 4797)
     poposk_input = b""
     if template.subject is None:
@@ -208,12 +234,35 @@ def _popo(template: Template, request: bytes, sender: bytes) -> bytes:
     return der.tlv(0xA1, poposk_input + signature_algorithm(template.key).identifier + signature)
 
 
+PROOFS: Final = {"encrCert": 0, "challengeResp": 1}
+"""SubsequentMessage (RFC 4211 section 4.2)."""
+
+
+def _agrees(key: AnyPrivateKey) -> bool:
+    return isinstance(key, ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey | x448.X448PrivateKey)
+
+
+def encrypts(key: AnyPrivateKey) -> bool:
+    """Whether something can be encrypted to the holder of a key."""
+    return _agrees(key) or isinstance(key, rsa.RSAPrivateKey | EncryptionPrivateKey)
+
+
+def encrypting_usage(key: AnyPrivateKey) -> bytes:
+    """The keyUsage Extension for a key that is to encrypt alone: keyAgreement or keyEncipherment."""
+    return extension("2.5.29.15", der.encode_named_bits(4 if _agrees(key) else 2), critical=True)
+
+
+def _priv_key_popo(key: AnyPrivateKey, proof: str) -> bytes:
+    """KeyAgreement [3] for keys that agree on a secret, else keyEncipherment [2]; a tagged CHOICE is explicit."""
+    return der.explicit(3 if _agrees(key) else 2, der.tlv(0x81, bytes((PROOFS[proof],))))
+
+
 # --- PKCS #10 and extensions -----------------------------------------------------------------------------------------
 
 
 def certification_request(template: Template) -> bytes:
     """A PKCS #10 CertificationRequest (RFC 2986) for the key, subject and extensions of a template."""
-    if template.key is None:
+    if not isinstance(template.key, PrivateKey):
         raise ClientError("CertificationRequest: want a private key to sign it with")
     attributes = b""
     if template.extensions:
@@ -274,9 +323,18 @@ def extension(oid: str, value: bytes, *, critical: bool = False) -> bytes:
 
 
 def cert_status(certificate: Certificate, cert_req_id: int, reject: str | None = None) -> bytes:
-    """A CertStatus: acceptance, or with `reject` rejection for this reason (RFC 9810 section 5.3.18)."""
+    """A CertStatus: acceptance, or with `reject` rejection for this reason (RFC 9810 section 5.3.18).
+
+    It has hashAlg, which wants pvno 3, if the certificate's signature names no hash (ML-DSA): see `confirm_pvno`.
+    """
     refusal = b"" if reject is None else _status_info(reject)
-    return der.seq(der.encode_octets(cert_hash(certificate)), der.encode_integer(cert_req_id), refusal)
+    hash_alg = b"" if _hash_name(certificate) else der.explicit(0, hash_identifier(_HASH_ALG))
+    return der.seq(der.encode_octets(cert_hash(certificate)), der.encode_integer(cert_req_id), refusal, hash_alg)
+
+
+def confirm_pvno(certificates: Iterable[Certificate]) -> int:
+    """The pvno of a certConf for these certificates (RFC 9483 section 3.1)."""
+    return 2 if all(map(_hash_name, certificates)) else 3
 
 
 def error_content(text: str) -> bytes:
@@ -289,9 +347,12 @@ def _status_info(text: str) -> bytes:
 
 
 def cert_hash(certificate: Certificate) -> bytes:
-    """certHash: the certificate under the hash of its own signature algorithm (RFC 9481 sections 2 and 3)."""
-    name = certificate_hash_name(certificate.signature_algorithm)
-    if name is None:
-        oid = certificate.parsed.signature_algorithm_oid.dotted_string
-        raise ClientError(f"certHash: the certificate's signature algorithm {oid} defines no hash known here")
-    return certificate_hash(name, certificate.der)
+    """certHash: the certificate under the hash of its own signature algorithm (RFC 9481 sections 2 and 3).
+
+    SHA-512 if that has none: it is what goes with all of ML-DSA in CMS (RFC 9882 section 3.3).
+    """
+    return certificate_hash(_hash_name(certificate) or _HASH_ALG, certificate.der)
+
+
+def _hash_name(certificate: Certificate) -> str | None:
+    return certificate_hash_name(certificate.signature_algorithm)

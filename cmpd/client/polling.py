@@ -44,6 +44,7 @@ def poll_request(original: Request, last: Answer, cert_req_ids: Collection[int],
         recipient=header.sender,
         transaction_id=original.transaction_id,
         recip_nonce=header.sender_nonce,
+        pvno=header.pvno,
     )
 
 

@@ -40,6 +40,8 @@ ANSWERS: Final = {
 }
 """The body that answers each request."""
 
+_CERT_REPS: Final = ("ip", "cp", "kup")
+
 STATUS: Final = (
     "accepted",
     "grantedWithMods",
@@ -72,11 +74,15 @@ class StatusInfo:
 
 @dataclass(frozen=True, slots=True)
 class CertResponse:
-    """One CertResponse. `certificate` is None if the status is not accepted or grantedWithMods."""
+    """One CertResponse. `certificate` is None if the status is not accepted or grantedWithMods.
+
+    `encrypted`: DER of the EncryptedKey that came in place of a certificate.
+    """
 
     cert_req_id: int
     status: StatusInfo
     certificate: Certificate | None
+    encrypted: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,8 @@ def verify(
 ) -> Answer:
     """Verify that this is the answer to `request`, made by who may answer it.
 
-    `original`: what a pollReq asks about; a pollRep or the answer to that one is taken then. VerificationError if it
+    `original`: what a pollReq asks about, or a popdecr is a part of; a pollRep, or the answer to that one is taken
+    then. A popdecc may come in place of the answer to a request for certificates. VerificationError if it
     must not be believed; CmpClientError if it is an `error`, protected or not, but for a protected one with the status
     waiting, which is returned: it asks for a pollReq (RFC 9483 section 4.4).
     """
@@ -119,12 +126,13 @@ def verify(
         extra = _certificates(envelope.extra_certs)
         protected_by = _verify_protection(envelope, extra, request, credential, trust, env)
         body, wanted = envelope.body_name, ANSWERS.get((original or request).body, "error")
-        _check_nonce(envelope, request, None if body == "pollRep" else original)
+        polls = request.body == "pollReq"
+        _check_nonce(envelope, request, original if polls and body != "pollRep" else None)
         if body == "error":
             refusal = _error(envelope.body, protected_by)
             if refusal.status != "waiting":
                 raise refusal
-        elif body != wanted and not (body == "pollRep" and original is not None):
+        elif body not in (wanted, "popdecc" if wanted in _CERT_REPS else wanted) and not (body == "pollRep" and polls):
             raise VerificationError(f"answer: want {wanted} to {request.body}, have {body}")
         return Answer(envelope, protected_by, extra)
 
@@ -298,7 +306,11 @@ def _cert_response(body: bytes, item: tuple[int, int, int, int]) -> CertResponse
         return CertResponse(cert_req_id, status, None)
     if len(fields) < 3 or fields[2][0] != der.SEQUENCE:
         raise der.DerError(f"CertResponse: {status.status}, but certifiedKeyPair is missing")
-    start, stop = der.expect(body, fields[2][2], fields[2][3], 0xA0, "CertOrEncCert.certificate")
+    tag, start, stop = der.header(body, fields[2][2], fields[2][3])
+    if tag == 0xA1:
+        return CertResponse(cert_req_id, status, None, body[start:stop])
+    if tag != 0xA0:
+        raise der.DerError(f"CertOrEncCert: want tag A0 or A1, have {tag:02X}")
     return CertResponse(cert_req_id, status, Certificate.load(body[start:stop]))
 
 
@@ -322,7 +334,7 @@ def check_certificate(
     pool = (*answer.extra_certs, *ca_pubs)
     if not anchors and isinstance(credential, SharedSecret):
         return tuple(one for one in pool if one != certificate and one.is_ca)
-    return tuple(build_path(certificate, pool, anchors, env.now())[1:])
+    return tuple(build_path(certificate, pool, anchors, env.now(), signs=False)[1:])
 
 
 def read_status(data: bytes, pos: int, end: int) -> StatusInfo:

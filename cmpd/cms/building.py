@@ -25,15 +25,15 @@ from cmpd.env import Env
 ITERATIONS: Final = 10_000
 """Of PBKDF2 for a shared secret; more than DerivationLimits.max_iterations a server may refuse."""
 
-_KEY: Final = 32  # octets
+CONTENT_KEY: Final = 32  # octets
 _SALT: Final = 16
-_PKCS1: Final = der.seq(der.tlv(der.OID, RSA_ENCRYPTION), der.NULL_TLV)
+PKCS1_IDENTIFIER: Final = der.seq(der.tlv(der.OID, RSA_ENCRYPTION), der.NULL_TLV)
 _SHA256: Final = hash_identifier("sha256")
-_OAEP: Final = der.seq(
+OAEP_IDENTIFIER: Final = der.seq(
     der.tlv(der.OID, RSAES_OAEP),
     der.seq(der.explicit(0, _SHA256), der.explicit(1, der.seq(der.tlv(der.OID, MGF1), _SHA256))),
 )
-_OAEP_PADDING: Final = rsa_padding.OAEP(rsa_padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
+OAEP_PADDING: Final = rsa_padding.OAEP(rsa_padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
 
 
 def envelope_for_certificate(plaintext: bytes, certificate: bytes, key_id: bytes | None, env: Env) -> bytes:
@@ -42,7 +42,7 @@ def envelope_for_certificate(plaintext: bytes, certificate: bytes, key_id: bytes
     ValueError if nothing can be encrypted to this certificate.
     """
     loaded, key = _recipient(certificate)
-    content_key = env.random(_KEY)
+    content_key = env.random(CONTENT_KEY)
     try:
         ski = loaded.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     except x509.ExtensionNotFound:
@@ -50,17 +50,20 @@ def envelope_for_certificate(plaintext: bytes, certificate: bytes, key_id: bytes
     else:
         version, recipient = 2, der.tlv(0x80, ski)
     info = der.seq(
-        der.encode_integer(version), recipient, _OAEP, der.encode_octets(key.encrypt(content_key, _OAEP_PADDING))
+        der.encode_integer(version),
+        recipient,
+        OAEP_IDENTIFIER,
+        der.encode_octets(key.encrypt(content_key, OAEP_PADDING)),
     )
-    return _enveloped(2, info, plaintext, content_key, key_id, env)
+    return enveloped(2, info, plaintext, content_key, key_id, env)
 
 
 def envelope_for_password(
     plaintext: bytes, secret: bytes, key_id: bytes | None, env: Env, *, iterations: int = ITERATIONS
 ) -> bytes:
     """DER of EncryptedKey [0] EnvelopedData under the shared secret that also protects the message by a MAC."""
-    salt, content_key = env.random(_SALT), env.random(_KEY)
-    wrapping_key = hashlib.pbkdf2_hmac("sha256", secret, salt, iterations, _KEY)
+    salt, content_key = env.random(_SALT), env.random(CONTENT_KEY)
+    wrapping_key = hashlib.pbkdf2_hmac("sha256", secret, salt, iterations, CONTENT_KEY)
     parameters = der.seq(der.encode_octets(salt), der.encode_integer(iterations), hmac_identifier("sha256"))
     info = der.tlv(
         0xA3,
@@ -69,28 +72,36 @@ def envelope_for_password(
         + der.seq(der.tlv(der.OID, AES256_WRAP))
         + der.encode_octets(aes_key_wrap(wrapping_key, content_key)),
     )
-    return _enveloped(3, info, plaintext, content_key, key_id, env)
+    return enveloped(3, info, plaintext, content_key, key_id, env)
 
 
 def encrypted_value_for_certificate(plaintext: bytes, certificate: bytes, key_id: bytes | None, env: Env) -> bytes:
     """DER of EncryptedKey encryptedValue, which messages with pvno 2 have; `key_id` goes into valueHint."""
     _, key = _recipient(certificate)
-    content_key = env.random(_KEY)
-    cipher, encrypted = _encrypt(plaintext, content_key, env)
+    content_key = env.random(CONTENT_KEY)
+    return encrypted_value(plaintext, key, content_key, key_id, env)
+
+
+def encrypted_value(
+    plaintext: bytes, key: rsa.RSAPublicKey, content_key: bytes, key_id: bytes | None, env: Env
+) -> bytes:
+    """DER of EncryptedKey encryptedValue for an RSA key."""
+    cipher, encrypted = encrypt_content(plaintext, content_key, env)
     encrypted_key = key.encrypt(content_key, rsa_padding.PKCS1v15())
     return der.seq(
         _retag(0xA1, cipher),
         _retag(0x82, der.encode_bits(encrypted_key)),
-        _retag(0xA3, _PKCS1),
+        _retag(0xA3, PKCS1_IDENTIFIER),
         b"" if key_id is None else der.tlv(0x84, key_id),
         der.encode_bits(encrypted),
     )
 
 
-def _enveloped(
+def enveloped(
     version: int, recipient: bytes, plaintext: bytes, content_key: bytes, key_id: bytes | None, env: Env
 ) -> bytes:
-    cipher, encrypted = _encrypt(plaintext, content_key, env)
+    """DER of EncryptedKey [0] EnvelopedData with this RecipientInfo (DER)."""
+    cipher, encrypted = encrypt_content(plaintext, content_key, env)
     attributes = b""
     if key_id is not None:
         values = der.tlv(der.SET, der.encode_octets(key_id))
@@ -104,7 +115,7 @@ def _enveloped(
     )
 
 
-def _encrypt(plaintext: bytes, key: bytes, env: Env) -> tuple[bytes, bytes]:
+def encrypt_content(plaintext: bytes, key: bytes, env: Env) -> tuple[bytes, bytes]:
     """(DER of the AlgorithmIdentifier, encrypted octets)."""
     iv = env.random(BLOCK)
     padder = padding.PKCS7(8 * BLOCK).padder()

@@ -67,6 +67,8 @@ async def open_encrypted_key(
         if decrypt_key is None:
             raise CannotDecrypt("there is no key for it")
         key: bytes | None = await decrypt_key(transport.algorithm, transport.encrypted_key)
+    elif not isinstance(transport, Password):
+        raise CannotDecrypt("nothing is encrypted to this server by key agreement or KEM")
     else:
         if secret is None:
             raise CannotDecrypt("a password was used, and there is no shared secret")

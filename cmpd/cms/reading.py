@@ -11,8 +11,8 @@ from typing import Final
 from cmpd.asn1 import der
 from cmpd.asn1.algorithms import AlgorithmError, Pbkdf2, read_algorithm
 from cmpd.asn1.der import DerError
-from cmpd.asn1.names import read_name
 from cmpd.asn1.oids import contents
+from cmpd.cms.agreement import KeyAgreement, read_agreement
 from cmpd.cms.algorithms import (
     BLOCK,
     RSA_ENCRYPTION,
@@ -23,6 +23,8 @@ from cmpd.cms.algorithms import (
     read_pbkdf2,
     read_rsa_padding,
 )
+from cmpd.cms.kem import KemTransport, read_kem
+from cmpd.cms.recipient_id import RecipientId, read_recipient_id
 from cmpd.errors import BadAlg, BadDataFormat
 from cmpd.frozen import frozen
 
@@ -40,15 +42,6 @@ _RECIPIENTS: Final = {
     0xA4: "OtherRecipientInfo",
 }
 _RSA_IDENTIFIER: Final = der.seq(der.tlv(der.OID, RSA_ENCRYPTION), der.NULL_TLV)
-
-
-@frozen
-class RecipientId:
-    """RecipientIdentifier: `key_identifier`, or else `issuer` (DER of a Name) with `serial` (contents octets)."""
-
-    key_identifier: bytes | None = None
-    issuer: bytes = b""
-    serial: bytes = b""
 
 
 @frozen
@@ -77,20 +70,26 @@ class EncryptedKey:
     """
 
     enveloped: bool
-    transport: KeyTransport | Password
+    transport: KeyTransport | Password | KeyAgreement | KemTransport
     cipher: AesCbc
     encrypted: bytes = field(repr=False)
     key_id: bytes | None
 
 
-def read_encrypted_key(data: bytes, limit: int) -> EncryptedKey:
-    """Read the DER of an EncryptedKey whose encrypted octets are at most `limit`. Raises BadDataFormat and BadAlg."""
+def read_encrypted_key(data: bytes, limit: int, *, end_entity: bool = False) -> EncryptedKey:
+    """Read the DER of an EncryptedKey whose encrypted octets are at most `limit`. Raises BadDataFormat and BadAlg.
+
+    `end_entity`: the recipient's key may be one for key agreement or ML-KEM too; otherwise these are BadAlg.
+    """
     try:
         der.check(data, 0, len(data), limit=_MAX_VALUES)
         tag, start, stop = der.header(data, 0, len(data))
         if stop != len(data):
             raise DerError("want one value")
-        found = (_read_enveloped if tag == ENVELOPED_DATA else _read_encrypted_value)(data, tag, start, stop)
+        if tag == ENVELOPED_DATA:
+            found = _read_enveloped(data, start, stop, end_entity)
+        else:
+            found = _read_encrypted_value(data, tag, start, stop)
         if not found.encrypted or len(found.encrypted) % BLOCK or len(found.encrypted) > limit:
             raise DerError(
                 f"encrypted octets: want whole blocks of {BLOCK} octets, at most {limit}, have {len(found.encrypted)}"
@@ -105,7 +104,7 @@ def read_encrypted_key(data: bytes, limit: int) -> EncryptedKey:
 # --- EnvelopedData ----------------------------------------------------------------------------------------------------
 
 
-def _read_enveloped(data: bytes, _tag: int, pos: int, end: int) -> EncryptedKey:
+def _read_enveloped(data: bytes, pos: int, end: int, end_entity: bool) -> EncryptedKey:
     pos = _read_version(data, pos, end, "EnvelopedData")
     if pos < end and data[pos] == 0xA0:
         raise DerError("EnvelopedData: want no originatorInfo")
@@ -113,7 +112,7 @@ def _read_enveloped(data: bytes, _tag: int, pos: int, end: int) -> EncryptedKey:
     recipients = der.children(data, start, pos, 100)
     if len(recipients) != 1:
         raise DerError(f"recipientInfos: want one RecipientInfo, have {len(recipients)} (RFC 9810 section 5.2.2)")
-    transport = _read_recipient(data, *recipients[0])
+    transport = _read_recipient(data, *recipients[0], end_entity)
     start, pos = der.expect(data, pos, end, der.SEQUENCE, "encryptedContentInfo")
     cipher, encrypted = _read_content(data, start, pos)
     key_id = None
@@ -133,7 +132,13 @@ def _read_version(data: bytes, pos: int, end: int, noun: str) -> int:
     return stop
 
 
-def _read_recipient(data: bytes, tag: int, _pos: int, start: int, stop: int) -> KeyTransport | Password:
+def _read_recipient(
+    data: bytes, tag: int, _pos: int, start: int, stop: int, end_entity: bool
+) -> KeyTransport | Password | KeyAgreement | KemTransport:
+    if end_entity and tag in (0xA1, 0xA4):
+        found = read_agreement(data, start, stop) if tag == 0xA1 else read_kem(data, start, stop)
+        _bound_key(len(found.encrypted_key))
+        return found
     if tag == der.SEQUENCE:
         return _read_key_transport(data, start, stop)
     if tag == 0xA3:
@@ -147,18 +152,7 @@ def _read_recipient(data: bytes, tag: int, _pos: int, start: int, stop: int) -> 
 
 def _read_key_transport(data: bytes, pos: int, end: int) -> KeyTransport:
     pos = _read_version(data, pos, end, "KeyTransRecipientInfo")
-    tag, start, after = der.header(data, pos, end)
-    if tag == 0x80:
-        recipient = RecipientId(key_identifier=data[start:after])
-    elif tag == der.SEQUENCE:
-        last = der.expect(data, start, after, der.SEQUENCE, "issuer")[1]
-        read_name(data[start:last])
-        number, stop = der.expect(data, last, after, der.INTEGER, "serialNumber")
-        if stop != after:
-            raise DerError("IssuerAndSerialNumber: octets after serialNumber")
-        recipient = RecipientId(issuer=data[start:last], serial=data[number:stop])
-    else:
-        raise DerError(f"rid: want issuerAndSerialNumber or subjectKeyIdentifier, have tag {tag:02X}")
+    recipient, after = read_recipient_id(data, pos, end)
     algorithm, encrypted_key = _read_key(data, after, end, "KeyTransRecipientInfo")
     read_rsa_padding(algorithm)
     return KeyTransport(recipient, algorithm, encrypted_key)

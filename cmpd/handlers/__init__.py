@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from cmpd.handlers import cert_req, confirm, general, polling, revoke
+from cmpd.handlers import cert_req, challenge, confirm, general, polling, revoke
 from cmpd.handlers.base import Handler
 
 HANDLERS: Final[dict[str, Handler]] = {
@@ -16,6 +16,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "pkiconf": confirm.handle_pkiconf,
     "error": confirm.handle_error,
     "pollReq": polling.handle,
+    "popdecr": challenge.handle,
 }
 
 ANNOUNCEMENTS: Final = frozenset({"ckuann", "cann", "rann", "crlann"})

@@ -16,6 +16,7 @@ from cmpd.profiles import Profile
 from cmpd.protection.base import Offload, ProtectionPolicy, VerifiedRequest
 from cmpd.records import CertificateState, TransactionRecord, TransactionState
 from cmpd.store.base import Store
+from cmpd.transaction import CONTINUES
 
 
 class CrlSource(Protocol):
@@ -95,6 +96,8 @@ class Context:
     """One request's surroundings. `record`: the transaction it continues, None for a first message. A certificate
     request that waited for an operator is handled anew with the record of its own transaction.
 
+    `proven`: of a request that popdecr came for, whether its integer was right, by certReqId; None before that.
+
     `origin`: where it came in. `as_of`: the store's generation that its verification rests on. `nonce`: the senderNonce
     its answer will have. `claim`: a handler that makes something durable before it returns says there how to take that
     back.
@@ -108,6 +111,7 @@ class Context:
     origin: Origin
     record: TransactionRecord | None = None
     claim: Claim = field(default_factory=Claim)
+    proven: Mapping[int, bool] | None = None
 
     def transaction(
         self, state: TransactionState = TransactionState.ENDED, *, keeps_id: bool = False
@@ -126,6 +130,12 @@ class Context:
             ended_at=now if state is TransactionState.ENDED else None,
             keeps_id=keeps_id,
         )
+
+    @property
+    def strict(self) -> bool:
+        """Whether the message is held to RFC 9483 alone; what waited was so when it came, at a door of its own."""
+        body = self.request.envelope.body_name
+        return self.origin.door.strict and (self.record is None or body in CONTINUES)
 
     @property
     def may_be_granted(self) -> bool:

@@ -4,19 +4,25 @@ For each request in the message: key -> proof-of-possession -> policy -> profile
 that one request. All grants of a message become intents, durable in one unit together with the transaction; then they
 are signed; the certificates become durable together with the answer, which the responder writes.
 
+If possession of a key is proven by what follows (proving.py), its certificate is sent encrypted, or all waits for the
+answer to a challenge and comes here once more with it (challenge.py).
+
 If an operator has to approve one of them, the whole message waits instead (waiting.py), and comes here a second time
 when somebody asks for it and it was approved (polling.py): then with the record of its transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from cmpd import audit, pop
 from cmpd.changes import (
     AddCertificate,
+    AddChallenge,
     AddIntent,
     Change,
+    Claim,
+    ClaimUnique,
     MoveCertificate,
     MoveTransaction,
     OpenTransaction,
@@ -24,9 +30,11 @@ from cmpd.changes import (
     TakeUse,
 )
 from cmpd.controls import check_controls
-from cmpd.errors import CmpError, NotAuthorized, StoreConflict
+from cmpd.errors import BadCertTemplate, CmpError, DuplicateCertReq, NotAuthorized, StoreConflict
 from cmpd.frozen import frozen
 from cmpd.handlers.base import Context, Reply
+from cmpd.handlers.proving import check_answer, encrypt_certificate, make_challenges
+from cmpd.handlers.shape import check_number, check_shape
 from cmpd.handlers.waiting import ANSWERS, add_waiting, approved_profiles, needs_approval, not_ready
 from cmpd.lifecycle import NEXT as CERTIFICATE_NEXT
 from cmpd.lifecycle import Event as CertificateEvent
@@ -42,6 +50,7 @@ from cmpd.policy import (
     choose_profile,
     counts_as_use,
 )
+from cmpd.pop import Proof
 from cmpd.profiles import Grant, load_public_key
 from cmpd.records import (
     CertificateState,
@@ -49,7 +58,7 @@ from cmpd.records import (
     TransactionState,
 )
 from cmpd.replies import CertResponse, cert_rep_body
-from cmpd.requests import P10CR_ID, CertRequest, read_cert_req_messages, read_p10cr
+from cmpd.requests import P10CR_ID, CertRequest, read_cert_req_messages, read_extensions, read_p10cr
 from cmpd.transaction import NEXT as TRANSACTION_NEXT
 from cmpd.transaction import Event as TransactionEvent
 
@@ -61,6 +70,7 @@ class _Decision:
     request: CertRequest
     grant: Grant | None = None
     fault: CmpError | None = None
+    proof: Proof = Proof.DONE
 
 
 async def handle(context: Context) -> Reply:
@@ -72,13 +82,17 @@ async def handle(context: Context) -> Reply:
     decisions = _decide_all(context, envelope)
     if needs_approval(context, [d.grant for d in decisions]):
         return await _wait(context, decisions)
+    if context.proven is None and (wanted := _challenged(decisions)):
+        return _challenge(context, wanted)
     intents = [_prepare(context, d.request.cert_req_id, d.grant) for d in decisions if d.grant is not None]
     if not intents:
         return _reject(context, decisions)
+    grants = {d.request.cert_req_id: d.grant for d in decisions if d.grant is not None}
+    claim = _claim(context, intents, grants)
     try:
-        await context.service.store.write(_claim(context, intents), as_of=context.as_of, rests_on=context.rests_on)
+        await context.service.store.write(claim, as_of=context.as_of, rests_on=context.rests_on)
     except StoreConflict as conflict:
-        if conflict.reason not in _USE_CONFLICTS:
+        if conflict.reason not in _CONFLICTS:
             raise
         return _reject_granted(context, decisions, conflict.reason)
     context.claim.undo = lambda: _undo(context, intents)
@@ -86,10 +100,16 @@ async def handle(context: Context) -> Reply:
     return _grant(context, decisions, intents, signed, implicit_asked=implicit)
 
 
-_USE_CONFLICTS: Final = {
-    "entity used up": "the requester's registration has not enough enrolments left; ask the operator for a new one",
-    "entity disabled": "the requester's registration was disabled",
+_CONFLICTS: Final[dict[str, CmpError]] = {
+    "entity used up": NotAuthorized("registration: it has not enough enrolments left; ask the operator for a new one"),
+    "entity disabled": NotAuthorized("registration: it was disabled"),
+    "subject taken": DuplicateCertReq(
+        "CertTemplate.subject: want one without a valid certificate of this profile; revoke it or send a kur"
+    ),
+    "key taken": BadCertTemplate("CertTemplate.publicKey: want a new key, have that of another certificate"),
+    "serial number taken": BadCertTemplate("CertTemplate.serialNumber: want a new one, have another certificate's"),
 }
+"""What is found when the claim is written: nothing of it was, and all that the message asks for is rejected."""
 
 
 async def _wait(context: Context, decisions: list[_Decision]) -> Reply:
@@ -109,6 +129,27 @@ async def _wait(context: Context, decisions: list[_Decision]) -> Reply:
     )
 
 
+def _challenged(decisions: list[_Decision]) -> dict[int, bytes]:
+    """The keys (DER of SubjectPublicKeyInfo) by certReqId whose possession is to be proven by popdecr."""
+    return {
+        decision.request.cert_req_id: decision.grant.public_key
+        for decision in decisions
+        if decision.grant is not None and decision.proof is Proof.CHALLENGE
+    }
+
+
+def _challenge(context: Context, wanted: dict[int, bytes]) -> Reply:
+    """Nothing is decided before popdecr; the request is kept until then."""
+    body, kept = make_challenges(context, wanted)
+    return Reply(
+        BODY_TYPES["popdecc"],
+        body,
+        (begin(context, TransactionState.CHALLENGED, kept.expires_at), AddChallenge(kept)),
+        rev_passphrase=context.record is not None and _brought_passphrase(context),
+        after_write=lambda: audit.challenge_sent(kept, context.request.requester.entity.reference),
+    )
+
+
 def cert_req_ids(context: Context) -> tuple[int, ...]:
     """The certReqIds of a certificate request."""
     return tuple(request.cert_req_id for request in _read(context.request.envelope, _limit(context)))
@@ -123,17 +164,35 @@ def reject_all(context: Context, fault: CmpError) -> Reply:
     return _reject(context, [_Decision(request, fault=fault) for request in requests])
 
 
-def begin(context: Context, state: TransactionState) -> Change:
-    """What opens the transaction, in PROCESSING or ENDED; or takes it out of WAITING."""
+_LEAVES: Final = {
+    (TransactionState.WAITING, TransactionState.PROCESSING): TransactionEvent.APPROVED,
+    (TransactionState.WAITING, TransactionState.CHALLENGED): TransactionEvent.ANSWER_CHALLENGE,
+    (TransactionState.WAITING, TransactionState.ENDED): TransactionEvent.REJECTED,
+    (TransactionState.CHALLENGED, TransactionState.PROCESSING): TransactionEvent.POPDECR,
+    (TransactionState.CHALLENGED, TransactionState.ENDED): TransactionEvent.UNPROVEN,
+}
+"""What takes the transaction of a request that came before from its state into another one."""
+
+
+def begin(context: Context, state: TransactionState, confirm_by: int | None = None) -> Change:
+    """What opens the transaction, in PROCESSING, CHALLENGED (`confirm_by`) or ENDED; or takes it there from where a
+    request that is worked on anew has left it. StoreConflict if another message was faster.
+    """
     record = context.record
     if record is None:
-        return OpenTransaction(context.transaction(state))
-    event = TransactionEvent.APPROVED if state is TransactionState.PROCESSING else TransactionEvent.REJECTED
-    following = TRANSACTION_NEXT[TransactionState.WAITING, event]
-    if following is TransactionState.PROCESSING:  # nothing was sent: perhaps it has to wait again (Store.recover)
-        return MoveTransaction(record.id, TransactionState.WAITING, following, record.server_nonce)
-    now = int(context.service.env.now())
-    return MoveTransaction(record.id, TransactionState.WAITING, following, context.nonce, ended_at=now)
+        opened = context.transaction(state)
+        if state is TransactionState.CHALLENGED:
+            sender = context.request.requester.certificate
+            opened = replace(opened, confirm_by=confirm_by, sender_certificate=sender)
+        return OpenTransaction(opened)
+    event = _LEAVES.get((record.state, state))
+    if event is None:
+        raise StoreConflict("transaction moved")
+    following = TRANSACTION_NEXT[record.state, event]
+    if following is TransactionState.PROCESSING:  # nothing was sent: perhaps it is awaited again (Store.recover)
+        return MoveTransaction(record.id, record.state, following, record.server_nonce)
+    now = int(context.service.env.now()) if following is TransactionState.ENDED else None
+    return MoveTransaction(record.id, record.state, following, context.nonce, confirm_by=confirm_by, ended_at=now)
 
 
 # --- deciding ------------------------------------------------------------------------------------------------------
@@ -143,6 +202,7 @@ def _decide_all(context: Context, envelope: Envelope) -> list[_Decision]:
     """A body that cannot be read is rejected in the answer of its kind (RFC 9483 section 3.6.2), under certReqId 0."""
     try:
         requests = _read(envelope, _limit(context))
+        check_number(requests, context.strict)
     except CmpError as fault:
         return [_Decision(_unreadable(envelope), fault=fault)]
     if context.record is not None and context.record.waiting is not None:
@@ -158,7 +218,7 @@ def _decide_approved(context: Context, request: CertRequest, profile: str) -> _D
     decision = _decide(context, request, profile)
     if profile or decision.grant is None:
         return decision
-    fault = NotAuthorized("the request could not be granted when it came, so the operator has not approved it")
+    fault = NotAuthorized("request: it could not be granted when it came, so the operator has not approved it")
     return _Decision(request, fault=fault)
 
 
@@ -181,6 +241,7 @@ def _decide(context: Context, request: CertRequest, wanted_profile: str) -> _Dec
     requester, body = verified.requester, verified.envelope.body_name
     now = service.env.now()
     try:
+        check_shape(request, body, context.strict)
         check_expiry(requester, now)
         check_controls(request, body, requester)
         name = choose_profile(
@@ -194,17 +255,22 @@ def _decide(context: Context, request: CertRequest, wanted_profile: str) -> _Dec
         check_issuer(request, service.ca.name, requester)
         names = allow(request, body, requester, service.enrolment.certificate_holder_may_ask_for)
         key = load_public_key(request.template.public_key)
-        pop.verify(request, key, verified)
+        proof = pop.verify(request, key, verified)
+        check_answer(context, request, proof)
         held_key = outline(requester.certificate).public_key if body == "kur" and requester.certificate else None
         profile = service.profiles[name]
-        grant = profile.grant(request.template, key, names.subject, names.extensions, int(now), held_key=held_key)
+        grant = profile.grant(
+            request.template, key, names.subject, names.extensions, int(now), held_key=held_key, serial=names.serial
+        )
+        if proof is not Proof.DONE:
+            pop.check_usage(key, read_extensions(grant.extensions, 0, len(grant.extensions)))
         check_reserved(grant.subject_text, service.reserved_names)
         if names.changes:
             grant = replace(grant, changes=(*names.changes, *grant.changes))
         grant = service.ca.bound(grant)
     except CmpError as fault:
         return _Decision(request, fault=fault)
-    return _Decision(request, grant=grant)
+    return _Decision(request, grant=grant, proof=proof)
 
 
 # --- arranging -----------------------------------------------------------------------------------------------------
@@ -221,15 +287,24 @@ def _prepare(context: Context, cert_req_id: int, grant: Grant) -> Intent:
     )
 
 
-def _claim(context: Context, intents: list[Intent]) -> list[Change]:
+def _claim(context: Context, intents: list[Intent], grants: Mapping[int, Grant]) -> list[Change]:
     """The first unit: the transaction is ours, the use is taken, the intents are known. Only then may be signed."""
     requester = context.request.requester
     uses = len(intents) if counts_as_use(requester) else 0
     return [
         begin(context, TransactionState.PROCESSING),
         *[TakeUse(requester.entity.id, context.transaction_id)] * uses,
+        *[ClaimUnique(i.serial, _SERIAL, i.created_at) for i in intents if grants[i.cert_req_id].serial is not None],
         *map(AddIntent, intents),
+        *[
+            ClaimUnique(i.serial, claims, i.created_at, i.replaces)
+            for i in intents
+            if (claims := grants[i.cert_req_id].claims)
+        ],
     ]
+
+
+_SERIAL: Final = (Claim("serial"),)
 
 
 def _undo(context: Context, intents: list[Intent]) -> list[Change]:
@@ -256,16 +331,19 @@ def _grant(
 ) -> Reply:
     """The second unit: certificates, transaction and answer become durable together.
 
-    Where confirmation is not awaited, certConf may come all the same, so the transaction waits for it.
+    Where confirmation is not awaited, certConf may come all the same, so the transaction waits for it. A certificate
+    that is sent encrypted always waits for it: that is the proof-of-possession.
     """
     service, requester = context.service, context.request.requester
     now = int(service.env.now())
-    awaited = any(service.profiles[intent.profile].rules.await_confirmation for intent in intents)
-    implicit = implicit_asked and (service.enrolment.implicit_confirm or not awaited)
+    proving = any(decision.grant is not None and decision.proof is Proof.ENCRYPTED for decision in decisions)
+    awaited = proving or any(service.profiles[intent.profile].rules.await_confirmation for intent in intents)
+    implicit = implicit_asked and not proving and (service.enrolment.implicit_confirm or not awaited)
     event = CertificateEvent.SIGN if awaited and not implicit else CertificateEvent.SIGN_CONFIRMED
     state = CERTIFICATE_NEXT[CertificateState.INTENDED, event]
     confirm_by = None if implicit else now + service.enrolment.confirm_wait
-    answered = TransactionEvent.ANSWER_FINAL if implicit else TransactionEvent.ANSWER_CONFIRMING
+    awaiting = TransactionEvent.ANSWER_PROVING if proving else TransactionEvent.ANSWER_CONFIRMING
+    answered = TransactionEvent.ANSWER_FINAL if implicit else awaiting
     changes: list[Change] = [AddCertificate(i.serial, signed[i.cert_req_id], state, now) for i in intents]
     changes.append(
         MoveTransaction(
@@ -280,7 +358,7 @@ def _grant(
     )
     return Reply(
         _answer_type(context),
-        cert_rep_body([_response(decision, signed) for decision in decisions], _ca_pubs(context)),
+        cert_rep_body([_response(context, decision, signed) for decision in decisions], _ca_pubs(context)),
         tuple(changes),
         implicit_confirm=implicit,
         confirm_wait=confirm_by if awaited else None,
@@ -294,11 +372,15 @@ def _brought_passphrase(context: Context) -> bool:
     return context.request.envelope.header.info(ID_IT_REV_PASSPHRASE) is not None
 
 
-def _response(decision: _Decision, signed: dict[int, bytes]) -> CertResponse:
+def _response(context: Context, decision: _Decision, signed: dict[int, bytes]) -> CertResponse:
     number = decision.request.cert_req_id
     if decision.grant is None:
         return CertResponse(number, fault=decision.fault)
-    return CertResponse(number, signed[number], "; ".join(decision.grant.changes))
+    certificate, text = signed[number], "; ".join(decision.grant.changes)
+    if decision.proof is Proof.ENCRYPTED:
+        encrypted = encrypt_certificate(context, certificate, decision.grant.public_key)
+        return CertResponse(number, text=text, encrypted=encrypted)
+    return CertResponse(number, certificate, text)
 
 
 def _ca_pubs(context: Context) -> tuple[bytes, ...]:
@@ -317,7 +399,7 @@ def _reject(context: Context, decisions: list[_Decision]) -> Reply:
     """Nothing was granted: the transaction is opened and ended in the one unit that keeps its answer."""
     return Reply(
         _answer_type(context),
-        cert_rep_body([_response(decision, {}) for decision in decisions], ()),
+        cert_rep_body([_response(context, decision, {}) for decision in decisions], ()),
         (begin(context, TransactionState.ENDED),),
         rev_passphrase=context.record is not None and _brought_passphrase(context),
         after_write=lambda: _audit(context, decisions),
@@ -325,7 +407,7 @@ def _reject(context: Context, decisions: list[_Decision]) -> Reply:
 
 
 def _reject_granted(context: Context, decisions: list[_Decision], conflict: str) -> Reply:
-    fault = NotAuthorized(_USE_CONFLICTS[conflict])
+    fault = _CONFLICTS[conflict]
     return _reject(context, [_Decision(d.request, fault=d.fault or fault) for d in decisions])
 
 

@@ -29,8 +29,9 @@ from cmpd.records import (
     CertificateState,
     TransactionRecord,
 )
-from cmpd.replies import error_body, pkiconf_body
+from cmpd.replies import ACCEPTED, REJECTION, error_body, pkiconf_body
 from cmpd.requests import P10CR_ID, CertStatus, read_cert_conf
+from cmpd.strictness import RULES
 from cmpd.transaction import NEXT as TRANSACTION_NEXT
 from cmpd.transaction import Event as TransactionEvent
 from cmpd.transaction import check_continues
@@ -75,15 +76,28 @@ def _read_accepted(context: Context, record: TransactionRecord) -> set[bytes]:
     """The serial numbers of the certificates that a certConf accepts."""
     envelope = context.request.envelope
     statuses = read_cert_conf(envelope.body, max(len(record.certificates), 1))
+    RULES["certConf has one CertStatus"].hold(
+        context.strict, len(statuses) == 1, f"CertConfirmContent: want one CertStatus, have {len(statuses)}"
+    )
     accepted: set[bytes] = set()
     seen: set[bytes] = set()
     for status in statuses:
         certificate = _find(record, status)
         if certificate.serial in seen:
-            raise BadDataFormat("CertConfirmContent: want one CertStatus for each certReqId, have two")
+            raise BadDataFormat("CertConfirmContent: want one CertStatus for each certificate, have two")
         seen.add(certificate.serial)
+        RULES["the status in a CertStatus is accepted or rejection"].hold(
+            context.strict,
+            status.status in (None, ACCEPTED, REJECTION),
+            f"CertStatus.statusInfo: want status accepted(0) or rejection(2), have {status.status}",
+        )
+        RULES["a CertStatus that accepts has no failInfo"].hold(
+            context.strict,
+            not (status.accepted and status.has_fail_info),
+            "CertStatus.statusInfo: want no failInfo with status accepted, have one",
+        )
         if status.hash_alg is not None and envelope.header.pvno != HIGHEST_PVNO:
-            raise BadDataFormat("CertStatus.hashAlg: want pvno 3 with it (RFC 9810 section 5.3.18)")
+            raise BadDataFormat("CertStatus.hashAlg: want pvno 3 with it, have 2 (RFC 9810 section 5.3.18)")
         if status.accepted:
             _check_hash(certificate, status)
             accepted.add(certificate.serial)
@@ -92,9 +106,12 @@ def _read_accepted(context: Context, record: TransactionRecord) -> set[bytes]:
 
 async def handle_pkiconf(context: Context) -> Reply:
     """A pkiconf from a client: all certificates are accepted; there is no CMP answer to it."""
+    RULES["no pkiconf comes from a client"].hold(
+        context.strict, False, "body: want certConf to confirm a certificate, have pkiconf"
+    )
     record = _continue(context, TransactionEvent.PKICONF)
     if context.request.envelope.body != der.NULL_TLV:
-        raise BadDataFormat("PKIConfirmContent: want NULL (RFC 9810 section 5.3.17)")
+        raise BadDataFormat("PKIConfirmContent: want NULL, have another value")
     accepted = {certificate.serial for certificate in record.certificates}
     changes, after_write = _decide(context.service, record, accepted, context.nonce, TransactionEvent.PKICONF)
     return Reply(None, changes=changes, after_write=after_write)
@@ -142,7 +159,9 @@ def _find(record: TransactionRecord, status: CertStatus) -> CertificateRecord:
     for certificate in record.certificates:
         if certificate.cert_req_id in wanted and certificate.state in _WAITS:
             return certificate
-    raise BadCertId(f"CertStatus.certReqId: no certificate with {status.cert_req_id} waits in this transaction")
+    raise BadCertId(
+        f"CertStatus.certReqId: want that of a certificate that waits in this transaction, have {status.cert_req_id}"
+    )
 
 
 def _check_hash(certificate: CertificateRecord, status: CertStatus) -> None:
@@ -150,13 +169,13 @@ def _check_hash(certificate: CertificateRecord, status: CertStatus) -> None:
     if status.hash_alg is not None:
         wanted = hash_by_algorithm(status.hash_alg, octets)
         if wanted is None:
-            raise BadAlg("CertStatus.hashAlg: want SHA-256, SHA-384 or SHA-512")
+            raise BadAlg("CertStatus.hashAlg: want SHA-2 or SHA-3 of 256 bits or more, or SHAKE, have another")
     else:
         wanted = certificate_hash(octets)
         if wanted is None:
-            raise BadDataFormat("CertStatus.hashAlg: missing, and the certificate's signature names no hash")
+            raise BadDataFormat("CertStatus.hashAlg: want it, as the certificate's signature names no hash, have none")
     if not hmac.compare_digest(wanted, status.cert_hash):
-        raise BadCertId("CertStatus.certHash: not the hash of the certificate that was issued")
+        raise BadCertId("CertStatus.certHash: want the hash of the certificate that was issued, have another")
 
 
 def _decide(

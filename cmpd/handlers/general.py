@@ -25,6 +25,7 @@ from cmpd.handlers.base import Context, Reply
 from cmpd.handlers.passphrase import receive
 from cmpd.message import BODY_TYPES, ID_IT_REV_PASSPHRASE, InfoTypeAndValue
 from cmpd.requests import read_time
+from cmpd.strictness import RULES
 
 MAX_ITEMS: Final = 16
 """Most items of one genm, and most sources in one crlStatusList."""
@@ -49,7 +50,11 @@ class _Answer:
 async def handle(context: Context) -> Reply:
     """The answer to a genm. What cannot be read, or is wrong for its infoType, is refused as a whole."""
     envelope = context.request.envelope
-    items = _read(envelope.body) or _everything(context)
+    asked = _read(envelope.body)
+    RULES["a genm has at most one infoType"].hold(
+        context.strict, len(asked) < 2, f"GenMsgContent: want one infoType, have {len(asked)}"
+    )
+    items = asked or _everything(context)
     answers = [await INFO_TYPES[item.type](context, item.value) for item in items if item.type in INFO_TYPES]
     unknown = [der.tlv(der.OID, item.type) for item in items if item.type not in INFO_TYPES]
     if unknown:
@@ -69,7 +74,7 @@ def _read(body: bytes) -> tuple[InfoTypeAndValue, ...]:
         raise BadDataFormat(f"GenMsgContent: {fault}") from None
     known = [item.type for item in items if item.type in INFO_TYPES]
     if len(set(known)) != len(known):
-        raise BadDataFormat("GenMsgContent: want each infoType once")
+        raise BadDataFormat("GenMsgContent: want each infoType once, have one twice")
     return items
 
 
@@ -101,7 +106,7 @@ def _item(oid: bytes, value: bytes | None) -> bytes:
 
 def _want_absent(value: bytes | None, noun: str) -> None:
     if value is not None:
-        raise BadDataFormat(f"{noun}: want no infoValue in genm")
+        raise BadDataFormat(f"{noun}: want no infoValue in genm, have one")
 
 
 async def _encryption_certificate(context: Context, value: bytes | None) -> _Answer:

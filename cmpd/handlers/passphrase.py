@@ -63,7 +63,7 @@ async def receive_in_header(context: Context) -> tuple[SetRevocationPassphrase, 
         TransactionState.WAITING,
     )
     if body in ("pkiconf", "pollReq") or (body == "error" and not waits):  # nothing is answered, or nothing is written
-        raise BadRequest(f"generalInfo revPassphrase: not taken in {body}; send it in genm")
+        raise BadRequest(f"generalInfo revPassphrase: want it in genm, have it in {body}, where it is not taken")
     return (await receive(context, items[0].value),)
 
 
@@ -82,7 +82,7 @@ async def receive(context: Context, value: bytes | None) -> SetRevocationPassphr
     """
     service, requester = context.service, context.request.requester
     if service.sealer is None:
-        raise BadRequest("revPassphrase: this server takes none")
+        raise BadRequest("revPassphrase: want none, as this server takes none, have one")
     if value is None:
         raise BadDataFormat("revPassphrase: want EncryptedKey, have no infoValue")
     entity_id, subject = _holder(context)
@@ -97,7 +97,7 @@ async def receive(context: Context, value: bytes | None) -> SetRevocationPassphr
         raise
     if not MIN_PASSPHRASE <= len(passphrase) <= MAX_PASSPHRASE:
         attempts.failed(requester.entity.id, now)
-        raise BadRequest(f"revPassphrase: want {MIN_PASSPHRASE} to {MAX_PASSPHRASE} octets")
+        raise BadRequest(f"revPassphrase: want {MIN_PASSPHRASE} to {MAX_PASSPHRASE} octets, have others")
     sender_kid = context.request.envelope.header.sender_kid
     if key_id is not None and len(key_id) == _SKI and key_id != sender_kid:
         raise BadRequest(f"revPassphrase: a key identifier of {_SKI} octets is for the holder of a certificate with it")

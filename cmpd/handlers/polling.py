@@ -25,6 +25,7 @@ from cmpd.message import BODY_TYPES, decode
 from cmpd.records import Decision, Requester, TransactionRecord, TransactionState, WaitingRequest
 from cmpd.replies import error_body, poll_rep_body
 from cmpd.requests import P10CR_ID
+from cmpd.strictness import RULES
 from cmpd.transaction import NEXT, Event, check_continues
 
 _WHOLE: Final = -1
@@ -50,9 +51,12 @@ async def handle(context: Context) -> Reply:
     credential = context.request.requester.credential
     record = check_continues(context.record, Event.POLL, envelope.header, credential, answered_by=nonce)
     if kept is None or nonce is None:  # in WAITING there is one
-        raise SystemFailure("the request that waits is not on record")
+        raise SystemFailure("request: want the one that waits, have none on record")
     original = replace(context, request=replace(context.request, envelope=decode(kept.request)))
     ids = _read(envelope.body, cert_req.cert_req_ids(original))
+    RULES["pollReq has one certReqId"].hold(
+        context.strict, len(ids) == 1, f"PollReqContent: want one certReqId, have {len(ids)}"
+    )
     if is_decided(kept, context.service.env.now()):
         reply = await _finish(original, kept)
         return replace(reply, kept_as=(sha256(envelope.der).digest(), kept.digest))
@@ -65,7 +69,7 @@ async def handle_again(context: Context) -> Reply:
     """The answer to a request that waits already (context.record is its transaction) and is asked for again."""
     record, kept = context.record, _kept(context.record)
     if record is None or kept is None:
-        raise SystemFailure("the request that waits is not on record")
+        raise SystemFailure("request: want the one that waits, have none on record")
     if is_decided(kept, context.service.env.now()):
         return replace(await _finish(context, kept), kept_as=(kept.digest,))
     changes = () if context.origin.polls else (_stay(record, context.nonce),)
@@ -112,14 +116,14 @@ def _refusal(waiting: WaitingRequest, requester: Requester, now: float) -> CmpEr
     """Why nothing is granted; None for what was approved alone, and for whom it was."""
     if waiting.decision is Decision.REJECTED:
         reason = f": {waiting.text}" if waiting.text else ""
-        return NotAuthorized(f"the operator has rejected the request{reason}")
+        return NotAuthorized(f"request: the operator of the CA has rejected it{reason}")
     if now >= waiting.expires_at:
-        missing = "approved the request" if waiting.decision is Decision.UNDECIDED else "been asked for the answer"
-        return NotAuthorized(f"the request has expired: nobody has {missing} in time")
+        missing = "approved it" if waiting.decision is Decision.UNDECIDED else "been asked for the answer"
+        return NotAuthorized(f"request: it has expired, nobody has {missing} in time")
     if requester.entity.id != waiting.entity_id:
-        return NotAuthorized("the requester's credential is registered for another entity by now; ask the operator")
+        return NotAuthorized("request: its credential is registered for another entity by now; ask the operator")
     if waiting.decision is not Decision.APPROVED:  # the clock was set back a moment ago
-        return NotAuthorized("the request has expired: nobody has approved the request in time")
+        return NotAuthorized("request: it has expired, nobody has approved it in time")
     return None
 
 
@@ -144,10 +148,12 @@ def _read(body: bytes, known: tuple[int, ...]) -> tuple[int, ...]:
     except DerError as fault:
         raise BadDataFormat(f"PollReqContent: {fault}") from None
     if not found or len(set(found)) != len(found):
-        raise BadDataFormat("PollReqContent: want at least one certReqId, and each once")
+        raise BadDataFormat(
+            f"PollReqContent: want certReqIds, each once, have {len(found)} of which {len(set(found))} differ"
+        )
     for number in found:
         if number not in allowed:
-            raise BadCertId(f"pollReq.certReqId: no request with {number} waits in this transaction")
+            raise BadCertId(f"pollReq.certReqId: want that of a request that waits in this transaction, have {number}")
     return found
 
 

@@ -21,8 +21,9 @@ from cmpd.errors import BadCertId, BadCertTemplate, BadDataFormat, BadRequest, C
 from cmpd.frozen import frozen
 from cmpd.handlers.base import Context, Reply
 from cmpd.lifecycle import Event
-from cmpd.message import BODY_TYPES
+from cmpd.message import BODY_TYPES, ID_IT_REV_PASSPHRASE, Envelope
 from cmpd.policy import check_expiry
+from cmpd.protection.base import VerifiedRequest
 from cmpd.records import (
     CertificateRecord,
     CertificateState,
@@ -31,6 +32,7 @@ from cmpd.records import (
 from cmpd.replies import RevResult, rev_rep_body
 from cmpd.rev_requests import MAX_SERIAL, RevDetails, read_rev_req_content
 from cmpd.status import Wish, decide, is_held_by_operator
+from cmpd.strictness import RULES
 
 _NEVER_ISSUED: Final = frozenset({CertificateState.INTENDED, CertificateState.ABANDONED})
 _CREDENTIAL: Final = 28  # characters of a credential in a record
@@ -54,6 +56,23 @@ class _Decision:
         if serial is not None and len(serial) > MAX_SERIAL:  # no certificate's: not worth to be said again, and kept
             serial = None
         return RevResult(self.details.issuer, serial, text, self.fault)
+
+
+def check_may_be_mac(verified: VerifiedRequest, strict: bool) -> None:
+    """WrongIntegrity for an rr under a MAC, but by whoever was given the right to revoke so (RFC 9810 appendix B)."""
+    requester = verified.requester
+    entitled = requester.passphrase is not None or requester.entity.may_revoke or requester.entity.is_ra
+    kept = verified.envelope.body_name != "rr" or requester.certificate is not None or entitled
+    RULES["an rr is signed, or its secret was given the right to revoke"].hold(
+        strict, kept, "rr: want a signature by the certificate to be revoked, have a MAC"
+    )
+
+
+def changes_status(request: Envelope) -> bool:
+    """Whether a request would change the status of certificates, or who may change it."""
+    if request.body_name == "genm" and ID_IT_REV_PASSPHRASE in request.body:
+        return True
+    return request.body_name == "rr" or request.header.info(ID_IT_REV_PASSPHRASE) is not None
 
 
 async def handle(context: Context) -> Reply:
@@ -93,6 +112,9 @@ async def _decide_all(context: Context) -> list[_Decision]:
     """A body that cannot be read is one rejection in an rp (RFC 9483 section 3.6.2)."""
     try:
         items = read_rev_req_content(context.request.envelope.body, context.service.revocation.max_per_message)
+        RULES["an rr has one RevDetails"].hold(
+            context.strict, len(items) == 1, f"RevReqContent: want one RevDetails, have {len(items)}"
+        )
     except CmpError as fault:
         return [_Decision(RevDetails(), fault=fault)]
     judge = _Judge(context)
@@ -128,13 +150,13 @@ class _Judge:
         """The record of the certificate that is named: one of ours, that was issued, and for the first time here."""
         serial = _check_named(details, self._service.ca.name)
         if serial in self._named:
-            raise BadRequest("certDetails: this certificate is named before in the same message")
+            raise BadRequest("certDetails: want each certificate once in a message, have it named before")
         size = len(serial)
         record = None
         if size <= MAX_SERIAL and der.integer(serial, 0, size, "serialNumber") > 0:
             record = await self._service.store.find_certificate(serial)
         if record is None or record.state in _NEVER_ISSUED:
-            raise BadCertId("certDetails: this CA has issued no certificate with this serial number")
+            raise BadCertId("certDetails.serialNumber: want that of a certificate of this CA, have another")
         return record
 
     async def _circumstances(self, record: CertificateRecord) -> Circumstances:
@@ -162,11 +184,11 @@ def _check_named(details: RevDetails, ca_name: bytes) -> bytes:
         raise details.fault
     missing = [n for n, value in (("issuer", details.issuer), ("serialNumber", details.serial)) if value is None]
     if details.issuer is None or details.serial is None:
-        raise BadCertTemplate(f"certDetails: want issuer and serialNumber, {' and '.join(missing)} missing")
+        raise BadCertTemplate(f"certDetails: want issuer and serialNumber, have no {' and no '.join(missing)}")
     if not same_name(details.issuer, ca_name):
-        raise WrongAuthority(f"certDetails.issuer: this CA is {name_text(ca_name)}")
+        raise WrongAuthority(f"certDetails.issuer: want {name_text(ca_name)}, which is this CA, have another")
     if details.certificate_issuer is not None and not _is_directory_name(details.certificate_issuer, ca_name):
-        raise WrongAuthority(f"certificateIssuer: this CA is {name_text(ca_name)}")
+        raise WrongAuthority(f"certificateIssuer: want {name_text(ca_name)}, which is this CA, have another")
     return details.serial
 
 

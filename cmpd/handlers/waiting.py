@@ -22,8 +22,8 @@ from cmpd.requests import read_extensions
 TEXT: Final = "the request waits for an operator of the CA"
 
 WAITING_CONFLICTS: Final = {
-    "too many waiting": "too many requests wait for an operator of the CA; try again later in a new transaction",
-    "too many waiting of one": "too many requests of this requester wait for an operator of the CA; try again later",
+    "too many waiting": "request: too many wait for an operator of the CA; try again later in a new transaction",
+    "too many waiting of one": "request: too many of this requester wait for an operator of the CA; try again later",
 }
 """What the requester is told of a StoreConflict."""
 

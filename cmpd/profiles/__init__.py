@@ -4,22 +4,25 @@ A profile knows nothing of who asks (policy.py) nor of the CA's key (ca.py). Eve
 [profile.NAME] section.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
-from cmpd.asn1 import der
-from cmpd.asn1.names import ATTRIBUTE_NAMES, ATTRIBUTE_TYPES, NULL_DN, Name, attribute_texts, name_text, read_name
-from cmpd.config import ProfileConfig
+from cmpd.asn1.names import ATTRIBUTE_TYPES, Name, attribute_texts, name_text
+from cmpd.changes import Claim
+from cmpd.config_profiles import ProfileConfig
 from cmpd.config_values import duration_text
 from cmpd.errors import BadCertTemplate
-from cmpd.profiles.base import Grant, Wish, check_key, key_kind, load_public_key
-from cmpd.profiles.extensions import build_extensions
-from cmpd.profiles.syntax import check_name
+from cmpd.name_constraints import match_form
+from cmpd.profiles.base import Grant, Wish, check_key, load_public_key
+from cmpd.profiles.extensions import build_extensions, read_general_names
+from cmpd.profiles.prepared import Prepared, prepare
+from cmpd.profiles.subject import complete_subject, read_subject
 from cmpd.requests import Extension, Template
 
-__all__ = ["Grant", "Profile", "key_kind", "load_public_key"]
+__all__ = ["Grant", "Profile", "load_public_key"]
 
 _EMAIL_ADDRESS: Final = ATTRIBUTE_TYPES["emailAddress"].oid
 
@@ -30,6 +33,10 @@ class Profile:
 
     name: str
     rules: ProfileConfig
+    prepared: Prepared = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prepared", prepare(self.rules))  # frozen to all others
 
     def grant(
         self,
@@ -40,28 +47,39 @@ class Profile:
         now: int,
         *,
         held_key: bytes | None = None,
+        serial: bytes | None = None,
     ) -> Grant:
         """What the certificate will be; BadCertTemplate where the profile does not allow it.
 
         `subject` and `extensions` are those of the template, or what policy put in their place. `now`: Unix seconds.
-        `held_key`: the SubjectPublicKeyInfo of the certificate that a kur updates.
+        `held_key`: the SubjectPublicKeyInfo of the certificate that a kur updates. `serial`: the serial number that the
+        template names, of a requester who may choose it (policy.py); contents octets.
         """
-        _check_fields(template)
+        self._check_fields(template, serial)
         public_key = template.public_key or b""
         if held_key is not None and not self.rules.allow_key_reuse and load_public_key(held_key) == key:
             raise BadCertTemplate("CertTemplate.publicKey: want a new key, have that of the certificate to be updated")
-        kind = check_key(key, public_key, self.rules)
-        name = self._read_subject(subject)
+        kind = check_key(key, self.rules)
+        prepared, changes = self.prepared, list[str]()
+        name = read_subject(subject, self.rules, prepared.subject)
+        names_nobody = not name
+        if prepared.subject is not None and prepared.subject.fixed:
+            subject, name = complete_subject(subject, name, prepared.subject, changes)
+            if changes and held_key is not None:
+                raise BadCertTemplate(f"kur: want a {changes[0]}, which the certificate to be updated lacks")
         wish = Wish(
             rules=self.rules,
+            prepared=prepared,
             key_kind=kind,
             public_key=public_key,
             subject_is_empty=not name,
+            names_nobody=names_nobody,
             emails=tuple(text.encode() for text in attribute_texts(name, _EMAIL_ADDRESS)),
             extensions={extension.oid: extension for extension in extensions},
+            changes=changes,
         )
         made = build_extensions(wish)
-        not_before, not_after = self._validity(template, now, wish.changes)
+        not_before, not_after = self._validity(template, now, changes)
         return Grant(
             profile=self.name,
             subject=subject,
@@ -70,28 +88,36 @@ class Profile:
             not_before=not_before,
             not_after=not_after,
             extensions=made,
-            changes=tuple(wish.changes),
+            changes=tuple(changes),
             validity_asked=self.rules.max_validity is not None and _asks_for_validity(template),
+            san=wish.san,
+            is_ca=self.rules.ca,
+            locations=prepared.locations,
+            serial=serial,
+            claims=self._claims(name, public_key, wish.san),
         )
 
-    def _read_subject(self, subject: bytes) -> Name:
-        if subject == NULL_DN:
-            if not self.rules.allow_empty_subject or self.rules.subject_required:
-                raise BadCertTemplate("subject: empty, which this profile does not allow")
-            return ()
-        try:
-            name = read_name(subject)
-        except der.DerError as fault:
-            raise BadCertTemplate(f"subject: {fault}") from None
-        check_name(name, "subject")
-        allowed, required = self.rules.subject_allowed, self.rules.subject_required
-        if allowed is not None or required:
-            types = {ATTRIBUTE_NAMES[oid] for rdn in name for oid, _, _ in rdn}
-            if allowed is not None and (others := sorted(types.difference(allowed))):
-                raise BadCertTemplate(f"subject: want only {', '.join(allowed) or 'the NULL-DN'}; have {others[0]}")
-            if missing := [name for name in required if name not in types]:
-                raise BadCertTemplate(f"subject: want {', '.join(required)}; have no {', '.join(missing)}")
-        return name
+    def _claims(self, name: Name, public_key: bytes, san: bytes | None) -> tuple[Claim, ...]:
+        """What the certificate wants for itself."""
+        rules, claims = self.rules, list[Claim]()
+        if rules.unique_subject:
+            holder = repr(match_form(name) if name else sorted(read_general_names(san or b"")))
+            claims.append(Claim("subject", sha256(f"subject {self.name} {holder}".encode()).digest()))
+        if rules.key_sharing != "any":
+            digest = sha256(b"key " + public_key).digest()
+            claims.append(Claim("key", digest, alone=rules.key_sharing == "none"))
+        return tuple(claims)
+
+    def _check_fields(self, template: Template, serial: bytes | None) -> None:
+        """The fields that RFC 4211 section 5 and RFC 9483 section 4.1.1 forbid in a certification request."""
+        if template.forbidden:
+            forbidden = list(template.forbidden)
+            if serial is not None and self.rules.serial_number == "given":
+                forbidden.remove("serialNumber")
+            if forbidden:
+                raise BadCertTemplate(f"CertTemplate: must not have {', '.join(forbidden)} (RFC 4211 section 5)")
+        if template.version not in (None, 2):
+            raise BadCertTemplate(f"CertTemplate.version: want 2 (v3) or none, have {template.version}")
 
     def _validity(self, template: Template, now: int, changes: list[str]) -> tuple[int, int]:
         """The validity in Unix seconds. The CA bounds it further by its own (ca.py)."""
@@ -110,6 +136,10 @@ class Profile:
                 f"validity: want an end after now and after the beginning, both within "
                 f"{duration_text(rules.max_validity)}; have another"
             )
+        if rules.min_validity is not None and not_after - not_before < rules.min_validity:
+            raise BadCertTemplate(
+                f"validity: want at least {duration_text(rules.min_validity)} from beginning to end, have less"
+            )
         if first not in (None, not_before):
             changes.append("validity begins later")
         if last not in (None, not_after):
@@ -119,11 +149,3 @@ class Profile:
 
 def _asks_for_validity(template: Template) -> bool:
     return template.not_before is not None or template.not_after is not None
-
-
-def _check_fields(template: Template) -> None:
-    """The fields that RFC 4211 section 5 and RFC 9483 section 4.1.1 forbid in a certification request."""
-    if template.forbidden:
-        raise BadCertTemplate(f"CertTemplate: must not have {', '.join(template.forbidden)} (RFC 4211 section 5)")
-    if template.version not in (None, 2):
-        raise BadCertTemplate(f"CertTemplate.version: want 2 (v3) or none, have {template.version}")

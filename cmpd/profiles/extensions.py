@@ -7,18 +7,25 @@ they are critical.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
 from cmpd.asn1 import der
 from cmpd.asn1.der import DerError
-from cmpd.asn1.names import read_name
 from cmpd.config_status import CERTIFICATE_PATH, CRL_PATH, DELTA_PATH, OCSP_PATH
 from cmpd.config_values import EXTENDED_KEY_USAGES
-from cmpd.errors import BadCertTemplate
+from cmpd.errors import BadCertTemplate, UnacceptedPolicy
+from cmpd.profiles.alt_names import _MAX_SAN_NAMES as _MAX_SAN_NAMES
+from cmpd.profiles.alt_names import EMAIL, check_rules, check_san
+from cmpd.profiles.alt_names import read_general_names as read_general_names
 from cmpd.profiles.base import KEY_CAN, KEY_USAGE_BITS, Wish
-from cmpd.profiles.syntax import check_name, is_dns, is_email, is_uri
+from cmpd.profiles.prepared import OID_AUTHORITY_INFO_ACCESS as OID_AUTHORITY_INFO_ACCESS
+from cmpd.profiles.prepared import OID_CRL_DISTRIBUTION_POINTS as OID_CRL_DISTRIBUTION_POINTS
+from cmpd.profiles.prepared import OID_FRESHEST_CRL as OID_FRESHEST_CRL
+from cmpd.profiles.prepared import OID_POLICIES, encode_urls
+from cmpd.profiles.prepared import encode_extension as encode_extension
+from cmpd.requests import Extension
 
 OID_SKI: Final = der.encode_oid("2.5.29.14")[2:]
 OID_KEY_USAGE: Final = der.encode_oid("2.5.29.15")[2:]
@@ -26,21 +33,8 @@ OID_SAN: Final = der.encode_oid("2.5.29.17")[2:]
 OID_BASIC_CONSTRAINTS: Final = der.encode_oid("2.5.29.19")[2:]
 OID_AKI: Final = der.encode_oid("2.5.29.35")[2:]
 OID_EKU: Final = der.encode_oid("2.5.29.37")[2:]
-OID_CRL_DISTRIBUTION_POINTS: Final = der.encode_oid("2.5.29.31")[2:]
-OID_FRESHEST_CRL: Final = der.encode_oid("2.5.29.46")[2:]
-OID_AUTHORITY_INFO_ACCESS: Final = der.encode_oid("1.3.6.1.5.5.7.1.1")[2:]
 
-_MAX_SAN_NAMES = 100
 _TIME_STAMPING = EXTENDED_KEY_USAGES["timeStamping"]
-_EMAIL, _DIRECTORY_NAME, _URI = 0x81, 0xA4, 0x86  # tags of GeneralName
-_AD_OCSP = der.encode_oid("1.3.6.1.5.5.7.48.1")
-_AD_CA_ISSUERS = der.encode_oid("1.3.6.1.5.5.7.48.2")
-
-
-def encode_extension(oid: bytes, value: bytes, *, critical: bool = False) -> bytes:
-    """The DER of one Extension; `oid` is contents octets, `value` what goes into extnValue."""
-    flag = der.encode_boolean(True) if critical else b""
-    return der.seq(der.tlv(der.OID, oid), flag, der.encode_octets(value))
 
 
 def key_identifier(public_key: bytes) -> bytes:
@@ -57,24 +51,12 @@ def encode_locations(base_url: str, *, crl: bool, delta: bool, ocsp: bool) -> by
 
     `base_url` has no slash at its end. FreshestCRL needs `crl` and `delta`. The same for every certificate: made once.
     """
-    access = [_access(_AD_OCSP, base_url + OCSP_PATH)] if ocsp else []
-    access.append(_access(_AD_CA_ISSUERS, base_url + CERTIFICATE_PATH))
-    made = [encode_extension(OID_AUTHORITY_INFO_ACCESS, der.seq(*access))]
-    if crl and delta:
-        made.insert(0, encode_extension(OID_FRESHEST_CRL, _distribution_points(base_url + DELTA_PATH)))
-    if crl:
-        made.insert(0, encode_extension(OID_CRL_DISTRIBUTION_POINTS, _distribution_points(base_url + CRL_PATH)))
-    return b"".join(made)
-
-
-def _access(method: bytes, url: str) -> bytes:
-    return der.seq(method, der.tlv(_URI, url.encode("ascii")))
-
-
-def _distribution_points(url: str) -> bytes:
-    """One DistributionPoint with one fullName; the choices inside are tagged explicitly, GeneralNames implicitly."""
-    names = der.tlv(0xA0, der.tlv(_URI, url.encode("ascii")))
-    return der.seq(der.seq(der.explicit(0, names)))
+    return encode_urls(
+        (base_url + CRL_PATH,) if crl else (),
+        (base_url + DELTA_PATH,) if crl and delta else (),
+        (base_url + OCSP_PATH,) if ocsp else (),
+        (base_url + CERTIFICATE_PATH,),
+    )
 
 
 def _authority_key_identifier(wish: Wish) -> None:
@@ -91,31 +73,56 @@ def _subject_key_identifier(wish: Wish) -> bytes:
 
 
 def _key_usage(wish: Wish) -> bytes:
+    rules = wish.rules
+    forced = rules.key_usage_forced
     asked = wish.extensions.pop(OID_KEY_USAGE, None)
     if asked is None:
-        return _grant_key_usage(None, wish.key_kind, wish.rules.key_usage)[0]
-    granted, left_out = _grant_key_usage(asked.value, wish.key_kind, wish.rules.key_usage_allowed)
+        return _grant_key_usage(None, wish.key_kind, rules.key_usage + forced, forced)[0]
+    if rules.key_usage_forbidden:
+        _refuse_forbidden("keyUsage", _usage_names(asked.value), rules.key_usage_forbidden)
+    if rules.ca:
+        forced = (*forced, "keyCertSign")
+    granted, left_out, added = _grant_key_usage(asked.value, wish.key_kind, rules.key_usage_allowed, forced)
     if left_out:
         wish.changes.append(f"keyUsage without {left_out}")
+    if added:
+        wish.changes.append(f"keyUsage with {added}")
     if not asked.critical:
         wish.changes.append("keyUsage is critical")
     return granted
 
 
 @lru_cache(maxsize=256)
-def _grant_key_usage(asked: bytes | None, kind: str, allowed: tuple[str, ...]) -> tuple[bytes, str]:
-    """The extension for what is asked (DER of KeyUsage; None: all that is allowed), and the names that it lacks."""
-    names = set(allowed)
-    if asked is not None:
-        bits = _read_named_bits(asked)
-        names = {name for name, bit in KEY_USAGE_BITS.items() if bit in bits}
-    granted = _sensible(names & KEY_CAN[kind] & set(allowed))
+def _grant_key_usage(
+    asked: bytes | None, kind: str, allowed: tuple[str, ...], forced: tuple[str, ...]
+) -> tuple[bytes, str, str]:
+    """The extension for what is asked (DER of KeyUsage; None: all that is allowed), the names that it lacks and those
+    that it has although they were not asked for.
+    """
+    names = set(allowed) if asked is None else _usage_names(asked)
+    granted = _sensible((names | set(forced)) & KEY_CAN[kind] & set(allowed))
+    if missing := [name for name in forced if name not in granted]:
+        raise BadCertTemplate(
+            f"CertTemplate.publicKey: want a key that can do {missing[0]}, which the profile gives every certificate, "
+            f"have {kind}"
+        )
     if not granted:  # never without the extension: that would allow the key everything
         raise BadCertTemplate(
             f"keyUsage: want some of {', '.join(allowed)} that a key of type {kind} can do, "
             f"have {', '.join(sorted(names)) or 'nothing'}"
         )
-    return encode_key_usage(granted), ", ".join(sorted(names.difference(granted)))
+    left_out, added = sorted(names.difference(granted)), sorted(set(granted).difference(names))
+    return encode_key_usage(granted), ", ".join(left_out), ", ".join(added)
+
+
+def _usage_names(asked: bytes) -> set[str]:
+    bits = _read_named_bits(asked)
+    return {name for name, bit in KEY_USAGE_BITS.items() if bit in bits}
+
+
+def _refuse_forbidden(noun: str, asked: Iterable[str], forbidden: tuple[str, ...]) -> None:
+    if wrong := sorted(set(asked).intersection(forbidden)):
+        raise BadCertTemplate(f"{noun}: want none of {', '.join(forbidden)}, have {wrong[0]}")
 
 
 def _sensible(names: set[str]) -> tuple[str, ...]:
@@ -149,23 +156,34 @@ def _read_named_bits(value: bytes) -> set[int]:
 
 
 def _extended_key_usage(wish: Wish) -> bytes | None:
+    rules = wish.rules
     asked = wish.extensions.pop(OID_EKU, None)
     if asked is None:
-        return encode_eku(wish.rules.extended_key_usage)
+        return encode_eku(rules.extended_key_usage + rules.extended_key_usage_forced)
     purposes = _read_eku(asked.value)
-    allowed = {EXTENDED_KEY_USAGES.get(name, name) for name in wish.rules.extended_key_usage_allowed}
+    if rules.extended_key_usage_forbidden:
+        named = [_PURPOSE_NAMES.get(purpose, purpose) for purpose in purposes]
+        _refuse_forbidden("extKeyUsage", named, rules.extended_key_usage_forbidden)
+    allowed = {EXTENDED_KEY_USAGES.get(name, name) for name in rules.extended_key_usage_allowed}
     granted = tuple(purpose for purpose in purposes if purpose in allowed)
     left_out = [purpose for purpose in purposes if purpose not in allowed]
     if not granted or (left_out and asked.critical):
         raise BadCertTemplate(
-            f"extKeyUsage: want some of {', '.join(wish.rules.extended_key_usage_allowed) or 'nothing'}, "
+            f"extKeyUsage: want some of {', '.join(rules.extended_key_usage_allowed) or 'nothing'}, "
             f"have {', '.join(purposes)}"
         )
     if left_out:
         wish.changes.append(f"extKeyUsage without {', '.join(left_out)}")
+    added = [name for name in rules.extended_key_usage_forced if EXTENDED_KEY_USAGES.get(name, name) not in granted]
+    if added:
+        wish.changes.append(f"extKeyUsage with {', '.join(added)}")
+        granted += tuple(EXTENDED_KEY_USAGES.get(name, name) for name in added)
     if _TIME_STAMPING in granted and not asked.critical:
         wish.changes.append("extKeyUsage is critical")
     return encode_eku(granted, critical=asked.critical)
+
+
+_PURPOSE_NAMES: Final = {oid: name for name, oid in EXTENDED_KEY_USAGES.items()}
 
 
 def _read_eku(value: bytes) -> list[str]:
@@ -188,7 +206,7 @@ def encode_eku(purposes: tuple[str, ...], *, critical: bool = False) -> bytes | 
     """
     if not purposes:
         return None
-    oids = [EXTENDED_KEY_USAGES.get(purpose, purpose) for purpose in purposes]
+    oids = list(dict.fromkeys(EXTENDED_KEY_USAGES.get(purpose, purpose) for purpose in purposes))
     if _TIME_STAMPING in oids:
         if len(oids) > 1:
             raise BadCertTemplate("extKeyUsage: want timeStamping alone (RFC 3161 section 2.3), have others beside it")
@@ -198,11 +216,79 @@ def encode_eku(purposes: tuple[str, ...], *, critical: bool = False) -> bytes | 
 
 def _basic_constraints(wish: Wish) -> bytes | None:
     asked = wish.extensions.pop(OID_BASIC_CONSTRAINTS, None)
+    if wish.rules.ca:
+        return _ca_constraints(wish, asked)
     if asked is None:
         return None
     if asked.value != b"\x30\x00":
         raise BadCertTemplate("basicConstraints: want cA FALSE or none; this profile is for end entities")
     return encode_extension(OID_BASIC_CONSTRAINTS, asked.value, critical=asked.critical)
+
+
+def _ca_constraints(wish: Wish, asked: Extension | None) -> bytes:
+    length = wish.rules.path_length
+    if asked is not None:
+        wanted = _read_ca_constraints(asked.value)
+        if wanted is None or wanted > length:
+            wish.changes.append(f"basicConstraints with a path length of {length}")
+        length = length if wanted is None else min(wanted, length)
+        if not asked.critical:
+            wish.changes.append("basicConstraints is critical")
+    value = der.seq(der.encode_boolean(True), der.encode_integer(length))
+    return encode_extension(OID_BASIC_CONSTRAINTS, value, critical=True)
+
+
+def _read_ca_constraints(value: bytes) -> int | None:
+    """The pathLenConstraint of BasicConstraints with cA TRUE, None without one; BadCertTemplate if it is no CA's."""
+    try:
+        der.check(value, 0, len(value))
+        start, stop = der.expect(value, 0, len(value), der.SEQUENCE, "basicConstraints")
+        items = der.children(value, start, stop, 2)
+        if stop != len(value) or [tag for tag, *_ in items] not in ([der.BOOLEAN], [der.BOOLEAN, der.INTEGER]):
+            raise DerError("basicConstraints: want cA TRUE; this profile is for CAs")
+        length = der.integer(value, *items[1][2:], "pathLenConstraint") if len(items) == 2 else None
+    except DerError as fault:
+        raise BadCertTemplate(str(fault)) from None
+    if length is not None and length < 0:
+        raise BadCertTemplate("basicConstraints.pathLenConstraint: want 0 or more, have less")
+    return length
+
+
+def _certificate_policies(wish: Wish) -> bytes | None:
+    """Always the profile's; what a request says of policies is a wish for some of them."""
+    asked = wish.extensions.pop(OID_POLICIES, None)
+    policies = wish.prepared.policies
+    if asked is None:
+        return policies
+    wanted = _read_policies(asked.value)
+    if asked.critical and not wish.prepared.policy_oids.issuperset(wanted):
+        raise UnacceptedPolicy(
+            f"certificatePolicies: want {', '.join(wish.rules.policies) or 'none'}; have "
+            f"{', '.join(map(der.dotted, sorted(wanted - wish.prepared.policy_oids)))}, critical"
+        )
+    if policies is None:
+        wish.changes.append(f"without extension {der.dotted(OID_POLICIES)}")
+    elif wanted != wish.prepared.policy_oids or asked.critical:
+        wish.changes.append("certificatePolicies are the profile's")
+    return policies
+
+
+def _read_policies(value: bytes) -> set[bytes]:
+    """The OIDs (contents octets) in the DER of CertificatePolicies."""
+    try:
+        der.check(value, 0, len(value))
+        start, stop = der.expect(value, 0, len(value), der.SEQUENCE, "value")
+        found = set()
+        for tag, _, inner, after in der.children(value, start, stop, 32):
+            if tag != der.SEQUENCE:
+                raise DerError("want a SEQUENCE of PolicyInformation")
+            first, last = der.expect(value, inner, after, der.OID, "policyIdentifier")
+            found.add(value[first:last])
+        if stop != len(value) or not found:
+            raise DerError("want a SEQUENCE of at least one PolicyInformation")
+    except DerError as fault:
+        raise BadCertTemplate(f"certificatePolicies: {fault}") from None
+    return found
 
 
 def _subject_alt_name(wish: Wish) -> bytes | None:
@@ -214,13 +300,17 @@ def _subject_alt_name(wish: Wish) -> bytes | None:
             wish.changes.append("subjectAltName is not critical")
     elif wish.rules.san_required:
         raise BadCertTemplate("subjectAltName: the profile requires it, the request has none")
-    elif wish.subject_is_empty:
+    elif wish.names_nobody:
         raise BadCertTemplate("subject: empty, and no subjectAltName names the end entity (RFC 9483 section 4.1.1)")
-    if absent := [(_EMAIL, address) for address in wish.emails if (_EMAIL, address) not in names]:
-        return _with_emails(wish, names + absent)
-    if asked is None:
+    wish.san = None if asked is None else asked.value
+    if absent := [(EMAIL, address) for address in wish.emails if (EMAIL, address) not in names]:
+        names = names + absent
+        wish.san = _with_emails(wish, names)
+    if wish.san is None:
         return None
-    return encode_extension(OID_SAN, asked.value, critical=wish.subject_is_empty)
+    if wish.prepared.san is not None or wish.names_nobody:
+        check_rules(names, wish.prepared.san, wish.rules.san_for_empty_subject if wish.names_nobody else ())
+    return encode_extension(OID_SAN, wish.san, critical=wish.subject_is_empty)
 
 
 def _with_emails(wish: Wish, names: list[tuple[int, bytes]]) -> bytes:
@@ -228,57 +318,8 @@ def _with_emails(wish: Wish, names: list[tuple[int, bytes]]) -> bytes:
     if "email" not in wish.rules.san_allowed:
         raise BadCertTemplate("subject.emailAddress: want none, its address must not be in subjectAltName either")
     wish.changes.append("subjectAltName with the emailAddress of the subject")
-    return encode_extension(OID_SAN, der.seq(*(der.tlv(tag, contents) for tag, contents in names)))
+    return der.seq(*(der.tlv(tag, contents) for tag, contents in names))
 
-
-def read_general_names(value: bytes) -> list[tuple[int, bytes]]:
-    """(tag, contents) of each name in the DER of GeneralNames. Raises DerError."""
-    der.check(value, 0, len(value))
-    start, stop = der.expect(value, 0, len(value), der.SEQUENCE, "subjectAltName")
-    items = der.children(value, start, stop, _MAX_SAN_NAMES)
-    if stop != len(value) or not items:
-        raise DerError("subjectAltName: want a SEQUENCE of at least one GeneralName")
-    return [(tag, value[inner:after]) for tag, _, inner, after in items]
-
-
-def check_san(value: bytes, allowed: tuple[str, ...]) -> list[tuple[int, bytes]]:
-    """The names as `read_general_names` gives them; BadCertTemplate if one is of a kind that is not allowed, or has a
-    value that is none of its kind.
-    """
-    try:
-        names = read_general_names(value)
-        for tag, contents in names:
-            kind, is_good = _SAN_KINDS.get(tag, ("", None))
-            if is_good is None or kind not in allowed:
-                raise DerError(f"subjectAltName: want {', '.join(allowed) or 'none'}; have {kind or f'tag {tag:02X}'}")
-            if not is_good(contents):
-                raise DerError(f"subjectAltName: not a valid {kind} name")
-    except DerError as fault:
-        raise BadCertTemplate(str(fault)) from None
-    return names
-
-
-def _is_text(contents: bytes, is_good: Callable[[str], bool]) -> bool:
-    return contents.isascii() and is_good(contents.decode("ascii"))
-
-
-def _is_ip(contents: bytes) -> bool:
-    return len(contents) in (4, 16)
-
-
-def _is_directory_name(contents: bytes) -> bool:
-    name = read_name(contents)
-    check_name(name, "subjectAltName.directoryName")
-    return bool(name)
-
-
-_SAN_KINDS: Final[dict[int, tuple[str, Callable[[bytes], bool]]]] = {
-    _EMAIL: ("email", lambda contents: _is_text(contents, is_email)),
-    0x82: ("dns", lambda contents: _is_text(contents, is_dns)),
-    _URI: ("uri", lambda contents: _is_text(contents, is_uri)),
-    0x87: ("ip", _is_ip),
-    _DIRECTORY_NAME: ("dn", _is_directory_name),
-}
 
 BUILDERS: Final[dict[str, Callable[[Wish], bytes | None]]] = {
     "authorityKeyIdentifier": _authority_key_identifier,
@@ -286,6 +327,7 @@ BUILDERS: Final[dict[str, Callable[[Wish], bytes | None]]] = {
     "keyUsage": _key_usage,
     "extKeyUsage": _extended_key_usage,
     "basicConstraints": _basic_constraints,
+    "certificatePolicies": _certificate_policies,
     "subjectAltName": _subject_alt_name,
 }
 

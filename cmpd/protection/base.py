@@ -1,8 +1,9 @@
 """The promises of PKIProtection (RFC 9810 section 5.1.3): algorithms, credentials, and what protects an answer.
 
 An algorithm is one row of SCHEMES (protection/schemes.py), by the contents octets of its OID: a MacScheme or a
-SignatureScheme. Both parse the whole AlgorithmIdentifier first and refuse what is out of bounds before anything is
-derived or computed. Credentials say which secret or key belongs to whom; they are looked up by credentials.py.
+SignatureScheme (cmpd/signatures.py). Both parse the whole AlgorithmIdentifier first and refuse what is out of bounds
+before anything is derived or computed. Credentials say which secret or key belongs to whom; they are looked up by
+credentials.py.
 """
 
 from collections.abc import Awaitable, Callable
@@ -61,16 +62,6 @@ class MacScheme(Protocol):
 
     def parse(self, algorithm: bytes, policy: ProtectionPolicy) -> Mac:
         """Read an AlgorithmIdentifier; BadAlg or BadDataFormat if it cannot or may not be used."""
-
-
-class SignatureScheme(Protocol):
-    """A signature algorithm, one OID."""
-
-    def check(self, algorithm: bytes, key: PublicKeyTypes) -> None:
-        """BadAlg or BadDataFormat if the parameters are not understood or the algorithm does not fit this key."""
-
-    def verify(self, algorithm: bytes, key: PublicKeyTypes, signature: bytes, octets: bytes) -> bool:
-        """Whether the signature is good; `check` has passed."""
 
 
 @frozen

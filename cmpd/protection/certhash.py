@@ -1,11 +1,6 @@
 """Hashes that the peer names: certHash in certConf (RFC 9810 section 5.3.18)."""
 
-import hashlib
-from typing import Final
-
-from cmpd.asn1 import algorithms, der, oids
-
-_HASH_ALG: Final[dict[bytes, str]] = {oids.SHA256: "sha256", oids.SHA384: "sha384", oids.SHA512: "sha512"}
+from cmpd.asn1 import algorithms, der
 
 
 def certificate_hash(certificate: bytes) -> bytes | None:
@@ -21,9 +16,9 @@ def certificate_hash(certificate: bytes) -> bytes | None:
 
 
 def hash_by_algorithm(algorithm: bytes, octets: bytes) -> bytes | None:
-    """The hash over `octets` that CertStatus.hashAlg (DER) names; None unless it is SHA-256, SHA-384 or SHA-512."""
+    """The hash over `octets` that CertStatus.hashAlg (DER) names; None unless it is one of HASH_ALGS."""
     try:
-        name, end = algorithms.read_named(algorithm, 0, len(algorithm), _HASH_ALG, "hashAlg")
+        name, end = algorithms.read_named(algorithm, 0, len(algorithm), algorithms.HASH_ALGS, "hashAlg")
     except (der.DerError, algorithms.AlgorithmError):
         return None
-    return hashlib.new(name, octets).digest() if end == len(algorithm) else None
+    return algorithms.certificate_hash(name, octets) if end == len(algorithm) else None

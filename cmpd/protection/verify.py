@@ -32,8 +32,9 @@ from cmpd.protection.base import (
     VerifiedRequest,
 )
 from cmpd.protection.candidates import find_sender, is_sender
-from cmpd.protection.schemes import mac_scheme, signature_scheme
+from cmpd.protection.schemes import mac_scheme
 from cmpd.records import Requester
+from cmpd.signatures import signature_scheme
 
 _log = logging.getLogger("cmpd.protection")
 

@@ -1,9 +1,10 @@
 """Signing keys in encrypted PKCS#8 files (PEM), and the certificates beside them.
 
-ECDSA and EdDSA sign where they are called: 30 to 300 microseconds are cheaper than a way to another thread and back.
-RSA takes milliseconds and goes through `offload`, which the composition root hands in; so do octets that take as long
-to be hashed, which large CRLs do. A key is written under PBKDF2 with 600,000 iterations, because the passphrase may be
-one that a person chose; `cryptography` itself would use 2,048.
+ECDSA on NIST's curves and EdDSA sign where they are called: 30 to 300 microseconds are cheaper than a way to another
+thread and back. RSA, ML-DSA and brainpool's curves take up to 5 milliseconds and go through `offload`, which the
+composition root hands in; so do octets that take as long to be hashed, which large CRLs do. A key is written under
+PBKDF2 with 600,000 iterations, because the passphrase may be one that a person chose; `cryptography` itself would use
+2,048.
 """
 
 import base64
@@ -14,7 +15,7 @@ from typing import Final, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, padding
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 from cryptography.hazmat.primitives.serialization import (
@@ -26,7 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from cmpd.asn1 import der
-from cmpd.asn1.algorithms import SigningPrivateKey, hmac_identifier, signature_algorithm
+from cmpd.asn1.algorithms import hmac_identifier
+from cmpd.asn1.signing import SigningPrivateKey, signature_algorithm
 from cmpd.env import Env
 from cmpd.errors import ConfigError
 
@@ -49,31 +51,45 @@ class FileKey:
 
     __slots__ = ("_inline", "_key", "_offload", "_sign", "algorithm", "public_key_info")
 
-    def __init__(self, key: SigningPrivateKey, *, offload: Offload | None = None) -> None:
-        """`offload` is used by RSA keys, and for LARGE octets; None: all sign where they are called.
+    def __init__(self, key: SigningPrivateKey, *, offload: Offload | None = None, signature: str | None = None) -> None:
+        """`offload` is used by slow keys, and for LARGE octets; None: all sign where they are called.
 
-        ValueError: unfit key.
+        `signature`: the algorithm, one of asn1.signing.SIGNING; None: the usual one for the kind of key. ValueError:
+        unfit key or algorithm.
         """
-        chosen = signature_algorithm(key)
+        chosen = signature_algorithm(key, signature)
         self.algorithm: bytes = chosen.identifier
         self.public_key_info: bytes = public_key_info(key)
         self._key = key
         self._sign = chosen.sign
         self._offload = offload
-        self._inline = 0 if isinstance(key, rsa.RSAPrivateKey) else LARGE  # fewer octets are signed where it is called
+        self._inline = LARGE if _is_fast(key) else 0  # fewer octets are signed where it is called
 
     async def sign(self, octets: bytes) -> bytes:
-        """The signature over `octets`; does not suspend unless the key is RSA or they are LARGE, and with `offload`."""
+        """The signature over `octets`; suspends only with `offload`, if the key is slow or they are LARGE."""
         if self._offload is None or len(octets) < self._inline:
             return self._sign(self._key, octets)
         return await self._offload(lambda: self._sign(self._key, octets))
 
 
-def load_key(path: Path, passphrase: bytes, certificate: bytes, *, offload: Offload | None = None) -> FileKey:
-    """The key in `path`, which must be the one of `certificate` (DER); ConfigError otherwise."""
+def _is_fast(key: SigningPrivateKey) -> bool:
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.curve.name.startswith("secp")
+    return isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
+
+
+def load_key(
+    path: Path,
+    passphrase: bytes,
+    certificate: bytes,
+    *,
+    offload: Offload | None = None,
+    signature: str | None = None,
+) -> FileKey:
+    """The key in `path`, which must be the one of `certificate` (DER), to sign with `signature`; else ConfigError."""
     key = read_private_key(path, passphrase)
     try:
-        loaded = FileKey(key, offload=offload)
+        loaded = FileKey(key, offload=offload, signature=signature)
     except ValueError as error:
         raise ConfigError(f"key {path}: {error}") from error
     if loaded.public_key_info != spki_of(certificate):

@@ -171,12 +171,12 @@ class Store(Protocol):
         """
 
     async def unconfirmed(self, before: int, limit: int) -> list[TransactionRecord]:
-        """Transactions in CONFIRMING whose confirm_by is before `before`, with their certificates."""
+        """Transactions whose confirm_by is before `before` (in CONFIRMING, PROVING, CHALLENGED), with certificates."""
 
     async def recover(self, at: int) -> int:
         """After an unclean end: intents without certificate become ABANDONED, the uses that their transactions took are
         given back, and all transactions in PROCESSING are deleted, so that the repeated request is processed anew; or
-        are WAITING again, with the operator's decision, if they were that before.
+        are WAITING again, with the operator's decision, or CHALLENGED, if they were that before.
         For the serving process alone, before it serves. Returns how many intents were abandoned.
 
         A certificate that was recorded stays what it is (and keeps its use): AddCertificate belongs in one unit with
@@ -185,8 +185,8 @@ class Store(Protocol):
 
     async def purge(self, ended_before: int, limit: int) -> int:
         """Forget at most `limit` transactions that ended before, in small units between which others are written:
-        their responses, sender_certificate and WaitingRequest are deleted, certificates never. Returns how many.
-        A transaction in WAITING ended when its WaitingRequest expired.
+        their responses, sender_certificate, WaitingRequest and OpenChallenge are deleted, certificates never. Returns
+        how many. A transaction in WAITING ended when its WaitingRequest expired.
 
         A transaction of which there are certificates, in whatever state, stays otherwise, and so does one with
         keeps_id, and one that brought a revocation passphrase: its transactionID is never free again (a replayed rr

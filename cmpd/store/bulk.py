@@ -21,6 +21,7 @@ from cmpd.changes import (
     AddIntent,
     AddResponse,
     Change,
+    ClaimUnique,
     MoveCertificate,
     MoveTransaction,
     OpenTransaction,
@@ -152,6 +153,50 @@ def _add_intents(cursor: sqlite3.Cursor, changes: list[AddIntent]) -> bool:
     return _many(cursor, head, row, "", rows)
 
 
+def _claim_unique(cursor: sqlite3.Cursor, changes: list[ClaimUnique]) -> bool:
+    """Write all claims, then look whether one of them is in the way of another."""
+    head = "INSERT INTO certificate_claim (digest, serial, what, alone, lineage) VALUES"
+    row = "(?, ?, ?, ?, coalesce((SELECT lineage FROM certificate_claim WHERE digest = ? AND serial = ?), ?, ?))"
+    rows = [
+        (claim.digest, c.serial, claim.what, claim.alone, claim.digest, c.replaces, c.replaces, c.serial)
+        for c in changes
+        for claim in c.claims
+        if claim.what != "serial"
+    ]
+    return _many(cursor, head, row, "ON CONFLICT DO NOTHING", rows) and taken(cursor, changes) is None
+
+
+_TAKEN: Final = (
+    "SELECT mine.what FROM certificate_claim mine JOIN certificate own ON own.serial = mine.serial"
+    " JOIN certificate_claim other ON other.digest = mine.digest AND other.serial <> mine.serial"
+    " JOIN certificate held ON held.serial = other.serial"
+    " WHERE (mine.digest, mine.serial) IN (VALUES (?, ?)) AND ("
+    " (held.state IN ('intended', 'issued', 'confirmed', 'suspended') AND held.not_after >= ?"
+    " AND other.lineage <> mine.lineage AND (mine.alone OR other.alone OR held.entity_id <> own.entity_id))"
+    " OR (mine.what = 'key' AND held.state = 'revoked' AND held.reason = 'keyCompromise')) LIMIT 1"
+)
+
+
+_SERIAL_TAKEN: Final = (
+    "SELECT 'serial number' WHERE EXISTS (SELECT 1 FROM certificate WHERE serial = :serial)"
+    " OR EXISTS (SELECT 1 FROM service_certificate WHERE serial = :serial)"
+)
+
+
+def taken(cursor: sqlite3.Cursor, changes: Iterable[ClaimUnique]) -> str | None:
+    """Of claims that were written: what is in the way of another ("subject", "key", "serial number"), None if none."""
+    for change in changes:
+        for claim in change.claims:
+            if claim.what == "serial":
+                cursor.execute(_SERIAL_TAKEN, {"serial": change.serial})
+            else:
+                cursor.execute(_TAKEN, (claim.digest, change.serial, change.at))
+            found = cursor.fetchone()
+            if found is not None:
+                return str(found[0])
+    return None
+
+
 def _add_certificates(cursor: sqlite3.Cursor, changes: list[AddCertificate]) -> bool:
     head = (
         "UPDATE certificate SET der = new.column2, state = new.column3, changed_at = new.column4, tbs = NULL"
@@ -240,6 +285,7 @@ BULK: Final[dict[type[Change], Callable[[sqlite3.Cursor, list[Any]], bool]]] = {
     OpenTransaction: _open_transactions,
     TakeUse: _take_uses,
     AddIntent: _add_intents,
+    ClaimUnique: _claim_unique,
     AddCertificate: _add_certificates,
     MoveCertificate: _move_certificates,
     MoveTransaction: _move_transactions,
@@ -251,6 +297,7 @@ _KEYS: Final = {
     OpenTransaction: "transaction.id",
     TakeUse: "transaction_id",
     AddIntent: "intent.serial",
+    ClaimUnique: "serial",
     AddCertificate: "serial",
     MoveCertificate: "serial",
     MoveTransaction: "id",

@@ -12,12 +12,14 @@ from typing import Any
 
 from cmpd.changes import (
     AddCertificate,
+    AddChallenge,
     AddCrl,
     AddIntent,
     AddResponse,
     AddServiceCertificate,
     AddWaiting,
     Change,
+    ClaimUnique,
     DecideWaiting,
     MoveCertificate,
     MoveTransaction,
@@ -30,7 +32,8 @@ from cmpd.changes import (
     TakeUse,
 )
 from cmpd.errors import StoreConflict
-from cmpd.store.bulk import BULK
+from cmpd.store.bulk import BULK, taken
+from cmpd.store.challenges import add_challenge
 from cmpd.store.waiting import add_waiting, decide_waiting
 
 
@@ -77,6 +80,12 @@ def return_use(cursor: sqlite3.Cursor, change: ReturnUse) -> None:
     )
     if cursor.rowcount:  # NULL + 1 is NULL: unlimited stays unlimited
         cursor.execute("UPDATE entity SET uses_left = uses_left + 1 WHERE id = ?", (change.entity_id,))
+
+
+def claim_unique(cursor: sqlite3.Cursor, change: ClaimUnique) -> None:
+    """Write the claims; what is in their way is the reason of the conflict."""
+    if not BULK[ClaimUnique](cursor, [change]):
+        raise StoreConflict(f"{taken(cursor, [change]) or 'claim'} taken")
 
 
 # --- what is published -----------------------------------------------------------------------------------------------
@@ -154,6 +163,7 @@ APPLY: dict[type[Change], Callable[[sqlite3.Cursor, Any], None]] = {
     TakeUse: take_use,
     ReturnUse: return_use,
     AddIntent: one(AddIntent, "intent not added"),
+    ClaimUnique: claim_unique,
     AddCertificate: one(AddCertificate, "not intended"),
     MoveCertificate: one(MoveCertificate, "certificate moved"),
     OrderCrl: order_crl,
@@ -164,4 +174,5 @@ APPLY: dict[type[Change], Callable[[sqlite3.Cursor, Any], None]] = {
     SetRevocationPassphrase: set_revocation_passphrase,
     AddWaiting: add_waiting,
     DecideWaiting: decide_waiting,
+    AddChallenge: add_challenge,
 }

@@ -26,7 +26,7 @@ from cmpd.records import (
     WaitingRequest,
 )
 from cmpd.store.base import Staleness, ends_trust
-from cmpd.store.memory_tables import APPLY, Tables
+from cmpd.store.memory_tables import APPLY, AWAITS, Tables
 
 
 class MemoryStore:
@@ -216,14 +216,12 @@ class MemoryStore:
         return found[:limit]
 
     async def unconfirmed(self, before: int, limit: int) -> list[TransactionRecord]:
-        """Transactions whose time for certConf is over, the longest overdue first."""
+        """Transactions whose time for certConf or popdecr is over, the longest overdue first."""
         self._check_open()
         overdue = [
             (transaction.confirm_by, self._tables.rows[transaction.id], transaction)
             for transaction in self._tables.transactions.values()
-            if transaction.state is TransactionState.CONFIRMING
-            and transaction.confirm_by is not None
-            and transaction.confirm_by < before
+            if transaction.state in AWAITS and transaction.confirm_by is not None and transaction.confirm_by < before
         ]
         return [self._with_certificates(transaction) for _, _, transaction in sorted(overdue)[:limit]]
 
@@ -238,7 +236,12 @@ class MemoryStore:
             mine = [tables.certificates[serial] for serial, r in tables.certificate_rows.items() if r == row]
             taken, recorded = tables.uses_taken.get(row, 0), sum(record.der is not None for record in mine)
             tables.add_uses(transaction.entity_id, max(0, taken - recorded))
-            if row in tables.waiting:
+            if row in tables.challenges:
+                tables.uses_taken[row] = min(taken, recorded)
+                tables.transactions[transaction.id] = replace(
+                    transaction, state=TransactionState.CHALLENGED, confirm_by=tables.challenges[row].expires_at
+                )
+            elif row in tables.waiting:
                 tables.uses_taken[row] = min(taken, recorded)
                 tables.transactions[transaction.id] = replace(transaction, state=TransactionState.WAITING)
             else:
@@ -301,7 +304,8 @@ class MemoryStore:
         row = self._tables.rows[transaction.id]
         mine = (r for r in self._sorted_certificates() if self._tables.certificate_rows[r.serial] == row)
         certificates = tuple(sorted(_living(mine), key=lambda record: record.cert_req_id))
-        return replace(transaction, certificates=certificates, waiting=self._tables.request(row))
+        challenge = self._tables.challenges.get(row) if transaction.state is TransactionState.CHALLENGED else None
+        return replace(transaction, certificates=certificates, waiting=self._tables.request(row), challenge=challenge)
 
 
 def _living(records: Iterable[CertificateRecord]) -> list[CertificateRecord]:

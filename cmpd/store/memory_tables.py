@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from cmpd.changes import (
     AddCertificate,
+    AddChallenge,
     AddCrl,
     AddIntent,
     AddResponse,
     AddServiceCertificate,
     AddWaiting,
     Change,
+    Claim,
+    ClaimUnique,
     DecideWaiting,
     MoveCertificate,
     MoveTransaction,
@@ -29,6 +32,7 @@ from cmpd.records import (
     CrlRecord,
     Decision,
     Entity,
+    OpenChallenge,
     RevocationPassphrase,
     ServiceCertificate,
     StatusChange,
@@ -58,6 +62,8 @@ class Tables:
     passphrases: dict[bytes, RevocationPassphrase] = field(default_factory=dict)
     keeps_id: set[int] = field(default_factory=set)  # rows that stay whatever else there is of them
     waiting: dict[int, WaitingRequest] = field(default_factory=dict)  # row -> its request, `answered` left False
+    claims: dict[tuple[bytes, bytes], tuple[Claim, bytes]] = field(default_factory=dict)  # (digest, serial) -> lineage
+    challenges: dict[int, OpenChallenge] = field(default_factory=dict)  # row -> its challenge
     last_row: int = 0
     last_entity: int = 0
 
@@ -79,6 +85,8 @@ class Tables:
             dict(self.passphrases),
             set(self.keeps_id),
             dict(self.waiting),
+            dict(self.claims),
+            dict(self.challenges),
             self.last_row,
             self.last_entity,
         )
@@ -96,6 +104,7 @@ class Tables:
         self.uses_taken.pop(row, None)
         self.purged.discard(row)
         self.waiting.pop(row, None)
+        self.challenges.pop(row, None)
         self.delete_responses(row)
 
     def delete_responses(self, row: int) -> None:
@@ -113,6 +122,7 @@ class Tables:
             return
         self.delete_responses(row)
         self.waiting.pop(row, None)
+        self.challenges.pop(row, None)
         self.transactions[transaction_id] = replace(kept, sender_certificate=None)
         self.purged.add(row)
 
@@ -143,12 +153,16 @@ class Tables:
             self.entities[entity_id] = replace(entity, uses_left=entity.uses_left + uses)
 
 
+AWAITS: Final = (TransactionState.CONFIRMING, TransactionState.PROVING, TransactionState.CHALLENGED)
+"""States that end by themselves at confirm_by."""
+
+
 # --- changes ----------------------------------------------------------------------------------------------------------
 
 
 def _put_transaction(tables: Tables, transaction: TransactionRecord) -> None:
-    if transaction.state is TransactionState.CONFIRMING and transaction.confirm_by is None:
-        raise StoreError("confirming without confirm_by")
+    if transaction.state in AWAITS and transaction.confirm_by is None:
+        raise StoreError(f"{transaction.state} without confirm_by")
     if transaction.state is TransactionState.ENDED and transaction.ended_at is None:
         raise StoreError("ended without ended_at")
     if transaction.entity_id not in tables.entities:
@@ -159,7 +173,7 @@ def _put_transaction(tables: Tables, transaction: TransactionRecord) -> None:
 def _open_transaction(tables: Tables, change: OpenTransaction) -> None:
     if change.transaction.id in tables.transactions:
         raise StoreConflict("transaction exists")
-    _put_transaction(tables, replace(change.transaction, certificates=(), waiting=None))
+    _put_transaction(tables, replace(change.transaction, certificates=(), waiting=None, challenge=None))
     tables.last_row += 1
     tables.rows[change.transaction.id] = tables.last_row
     if change.transaction.keeps_id:
@@ -237,6 +251,33 @@ def _add_intent(tables: Tables, change: AddIntent) -> None:
         created_at=intent.created_at,
         replaces=intent.replaces,
     )
+
+
+def _claim_unique(tables: Tables, change: ClaimUnique) -> None:
+    certificate = tables.certificates.get(change.serial)
+    for claim in change.claims:
+        if claim.what == "serial":
+            if certificate is not None or change.serial in tables.service_certificates:
+                raise StoreConflict("serial number taken")
+            continue
+        if certificate is None:
+            raise StoreError("no such certificate")
+        if (claim.digest, change.serial) in tables.claims:
+            raise StoreError("the claim is there")
+        lineage = change.replaces or change.serial
+        if change.replaces is not None:
+            lineage = tables.claims.get((claim.digest, change.replaces), (claim, lineage))[1]
+        for (digest, serial), (other, others) in tables.claims.items():
+            held = tables.certificates[serial]
+            lost = claim.what == "key" and (held.state, held.reason) == (State.REVOKED, "keyCompromise")
+            live = held.state in _LIVE and held.not_after >= change.at and others != lineage
+            exclusive = claim.alone or other.alone or held.entity_id != certificate.entity_id
+            if digest == claim.digest and (lost or (live and exclusive)):
+                raise StoreConflict(f"{claim.what} taken")
+        tables.claims[claim.digest, change.serial] = claim, lineage
+
+
+_LIVE = frozenset({State.INTENDED, State.ISSUED, State.CONFIRMED, State.SUSPENDED})
 
 
 def _add_certificate(tables: Tables, change: AddCertificate) -> None:
@@ -351,6 +392,13 @@ def _add_waiting(tables: Tables, change: AddWaiting) -> None:
     )
 
 
+def _add_challenge(tables: Tables, change: AddChallenge) -> None:
+    row = tables.row(change.challenge.transaction_id)
+    if row in tables.challenges:
+        raise StoreError("the transaction has a challenge already")
+    tables.challenges[row] = change.challenge
+
+
 def _decide_waiting(tables: Tables, change: DecideWaiting) -> None:
     found = tables.request(tables.rows.get(change.transaction_id, 0))
     if found is None or found.answered or found.decision is not Decision.UNDECIDED or found.expires_at < change.at:
@@ -369,6 +417,7 @@ APPLY: dict[type[Change], Callable[[Tables, Any], None]] = {
     TakeUse: _take_use,
     ReturnUse: _return_use,
     AddIntent: _add_intent,
+    ClaimUnique: _claim_unique,
     AddCertificate: _add_certificate,
     MoveCertificate: _move_certificate,
     OrderCrl: _order_crl,
@@ -379,4 +428,5 @@ APPLY: dict[type[Change], Callable[[Tables, Any], None]] = {
     SetRevocationPassphrase: _set_revocation_passphrase,
     AddWaiting: _add_waiting,
     DecideWaiting: _decide_waiting,
+    AddChallenge: _add_challenge,
 }

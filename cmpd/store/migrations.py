@@ -241,6 +241,71 @@ STEPS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX waiting_request_undecided ON waiting_request (reference) WHERE decision = 'undecided'",
     ),
+    (
+        # As before: a CHECK changes, and what refers to the table stays.
+        """
+        CREATE TABLE new_transaction (
+            row                INTEGER PRIMARY KEY AUTOINCREMENT,
+            id                 BLOB NOT NULL UNIQUE,
+            state              TEXT NOT NULL CHECK (state IN
+                ('processing', 'waiting', 'challenged', 'confirming', 'proving', 'ended')),
+            credential         TEXT NOT NULL,
+            entity_id          INTEGER NOT NULL REFERENCES entity,
+            body               TEXT NOT NULL,
+            started_at         INTEGER NOT NULL,
+            server_nonce       BLOB NOT NULL,
+            confirm_by         INTEGER CHECK
+                (state NOT IN ('confirming', 'proving', 'challenged') OR confirm_by IS NOT NULL),
+            sender_certificate BLOB,
+            ended_at           INTEGER CHECK (state <> 'ended' OR ended_at IS NOT NULL),
+            uses_taken         INTEGER NOT NULL DEFAULT 0,
+            purged             INTEGER NOT NULL DEFAULT 0,
+            keeps_id           INTEGER NOT NULL DEFAULT 0
+        ) STRICT
+        """,
+        """
+        INSERT INTO new_transaction
+            SELECT row, id, state, credential, entity_id, body, started_at, server_nonce, confirm_by,
+                sender_certificate, ended_at, uses_taken, purged, keeps_id FROM cmp_transaction ORDER BY row
+        """,
+        # The rows of the last ones may be gone, and certificates still name them.
+        "DELETE FROM sqlite_sequence WHERE name = 'new_transaction'",
+        """
+        INSERT INTO sqlite_sequence (name, seq)
+            SELECT 'new_transaction', seq FROM sqlite_sequence WHERE name = 'cmp_transaction'
+        """,
+        "DROP TABLE cmp_transaction",
+        "ALTER TABLE new_transaction RENAME TO cmp_transaction",
+        "CREATE INDEX transaction_processing ON cmp_transaction (entity_id) WHERE state = 'processing'",
+        "CREATE INDEX transaction_waiting ON cmp_transaction (state, entity_id) WHERE state = 'waiting'",
+        """
+        CREATE INDEX transaction_confirming ON cmp_transaction (confirm_by)
+            WHERE state IN ('confirming', 'proving', 'challenged')
+        """,
+        "CREATE INDEX transaction_ended ON cmp_transaction (ended_at) WHERE state = 'ended' AND purged = 0",
+        """
+        CREATE TABLE challenge (
+            transaction_row INTEGER PRIMARY KEY REFERENCES cmp_transaction ON DELETE CASCADE,
+            expected        TEXT NOT NULL,  -- JSON array of [certReqId, SHA-256 in hex]
+            expires_at      INTEGER NOT NULL,
+            request         BLOB NOT NULL
+        ) STRICT
+        """,
+    ),
+    (
+        # Only certificates of profiles that want something for themselves have rows here: the order of digests is
+        # random, and an index of all subjects or keys would be written at a random place for each certificate.
+        """
+        CREATE TABLE certificate_claim (
+            digest  BLOB NOT NULL,
+            serial  BLOB NOT NULL REFERENCES certificate (serial),
+            what    TEXT NOT NULL CHECK (what IN ('subject', 'key')),
+            alone   INTEGER NOT NULL,
+            lineage BLOB NOT NULL,  -- serial of the certificate that the first kur replaced, or its own
+            PRIMARY KEY (digest, serial)
+        ) STRICT, WITHOUT ROWID
+        """,
+    ),
 )
 
 

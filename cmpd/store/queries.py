@@ -11,6 +11,7 @@ from typing import Any
 
 from cmpd.errors import StoreConflict
 from cmpd.records import CertificateRecord, CertificateState, Entity, EntityKind, TransactionRecord, TransactionState
+from cmpd.store.challenges import find_challenge
 from cmpd.store.waiting import find_waiting
 
 Row = tuple[Any, ...]
@@ -126,9 +127,10 @@ def find_transaction(cursor: sqlite3.Cursor, transaction_id: bytes) -> Transacti
 
 
 def unconfirmed(cursor: sqlite3.Cursor, before: int, limit: int) -> list[TransactionRecord]:
-    """Transactions whose time for certConf is over, the longest overdue first."""
+    """Transactions whose time for certConf or popdecr is over, the longest overdue first."""
     cursor.execute(
-        _TRANSACTIONS + "WHERE state = 'confirming' AND confirm_by < ? ORDER BY confirm_by, row LIMIT ?",
+        _TRANSACTIONS + "WHERE state IN ('confirming', 'proving', 'challenged') AND confirm_by < ?"
+        " ORDER BY confirm_by, row LIMIT ?",
         (before, limit),
     )
     return [_transaction(cursor, row) for row in cursor.fetchall()]
@@ -143,7 +145,10 @@ def _transaction(cursor: sqlite3.Cursor, row: Row) -> TransactionRecord:
     _, reference, transaction_id, state, *rest = row
     waiting = None if reference is None else find_waiting(cursor, reference)  # most never waited
     record = TransactionRecord(transaction_id, TransactionState(state), *rest)
-    return replace(record, certificates=certificates, waiting=waiting)
+    challenge = None
+    if record.state is TransactionState.CHALLENGED:
+        challenge = find_challenge(cursor, row[0], transaction_id)
+    return replace(record, certificates=certificates, waiting=waiting, challenge=challenge)
 
 
 def find_response(cursor: sqlite3.Cursor, transaction_id: bytes, request_digest: bytes) -> tuple[bool, bytes | None]:
@@ -174,6 +179,10 @@ _DELETE_WAITING = (
     "DELETE FROM waiting_request WHERE transaction_row IN"
     " (SELECT row FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?))"
 )
+_DELETE_CHALLENGES = (
+    "DELETE FROM challenge WHERE transaction_row IN"
+    " (SELECT row FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?))"
+)
 _DELETE_RESPONSES = (
     "DELETE FROM response WHERE transaction_row IN"
     " (SELECT row FROM cmp_transaction WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?))"
@@ -186,7 +195,14 @@ _KEEP_THE_ID = (
     "UPDATE cmp_transaction SET purged = 1, sender_certificate = NULL"
     " WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?)"
 )
-_PURGE = (_END_WHAT_WAITED_TOO_LONG, _DELETE_WAITING, _DELETE_RESPONSES, _DELETE_WHAT_MAY_COME_AGAIN, _KEEP_THE_ID)
+_PURGE = (
+    _END_WHAT_WAITED_TOO_LONG,
+    _DELETE_WAITING,
+    _DELETE_CHALLENGES,
+    _DELETE_RESPONSES,
+    _DELETE_WHAT_MAY_COME_AGAIN,
+    _KEEP_THE_ID,
+)
 
 
 def purge(cursor: sqlite3.Cursor, ended_before: int, limit: int) -> int:
@@ -235,6 +251,14 @@ def recover(cursor: sqlite3.Cursor, at: int) -> int:
         (at,),
     )
     abandoned = cursor.rowcount
+    cursor.execute(
+        "UPDATE cmp_transaction SET state = 'challenged',"
+        " confirm_by = (SELECT expires_at FROM challenge h WHERE h.transaction_row = cmp_transaction.row),"
+        " uses_taken = min(uses_taken, (SELECT count(*)"
+        " FROM certificate c WHERE c.transaction_row = cmp_transaction.row AND c.der IS NOT NULL))"
+        " WHERE state = 'processing'"
+        " AND EXISTS (SELECT 1 FROM challenge h WHERE h.transaction_row = cmp_transaction.row)"
+    )
     cursor.execute(
         "UPDATE cmp_transaction SET state = 'waiting', uses_taken = min(uses_taken, (SELECT count(*)"
         " FROM certificate c WHERE c.transaction_row = cmp_transaction.row AND c.der IS NOT NULL))"

@@ -60,6 +60,10 @@ def test_what_is_no_algorithm_identifier_is_a_der_error(octets):
         (identifier(oids.ED25519), "sha512"),
         (identifier(oids.ED448), "shake256"),
         (identifier(oids.ECDSA_WITH_SHAKE128), "shake128"),
+        (identifier(oids.ECDSA_WITH_SHA3_384), "sha3_384"),
+        (identifier(oids.SHA3_512_WITH_RSA, der.NULL_TLV), "sha3_512"),
+        (pss(oids.SHA3_256), "sha3_256"),
+        (pss(oids.SHA3_224), None),
         (identifier(oids.RSASSA_PSS_SHAKE256), "shake256"),
         (pss(oids.SHA384), "sha384"),
         (pss(oids.SHA1), None),
@@ -77,6 +81,7 @@ def test_the_hash_of_a_certificate_is_that_of_its_signature(algorithm, name):
     [
         ("sha256", hashlib.sha256(b"x").digest()),
         ("sha512", hashlib.sha512(b"x").digest()),
+        ("sha3_256", hashlib.sha3_256(b"x").digest()),
         ("shake128", hashlib.shake_128(b"x").digest(32)),
         ("shake256", hashlib.shake_256(b"x").digest(64)),
     ],
@@ -103,6 +108,9 @@ def test_the_hash_of_what_is_no_certificate_is_none():
         (identifier(oids.SHA256), "sha256"),
         (identifier(oids.SHA384, der.NULL_TLV), "sha384"),
         (identifier(oids.SHA512), "sha512"),
+        (identifier(oids.SHA3_256), "sha3_256"),
+        (identifier(oids.SHA3_512, der.NULL_TLV), "sha3_512"),
+        (identifier(oids.SHA3_224), None),
         (identifier(oids.SHA1), None),
         (identifier(oids.SHA224), None),
         (identifier(oids.SHA256, b"\x04\x00"), None),
@@ -110,8 +118,13 @@ def test_the_hash_of_what_is_no_certificate_is_none():
         (b"", None),
     ],
 )
-def test_hash_alg_of_cert_status_names_sha2(algorithm, name):
+def test_hash_alg_of_cert_status_names_sha2_or_sha3(algorithm, name):
     assert hash_by_algorithm(algorithm, b"x") == (hashlib.new(name, b"x").digest() if name else None)
+
+
+def test_hash_alg_of_cert_status_may_name_shake():
+    assert hash_by_algorithm(identifier(oids.SHAKE128), b"x") == hashlib.shake_128(b"x").digest(32)
+    assert hash_by_algorithm(identifier(oids.SHAKE256), b"x") == hashlib.shake_256(b"x").digest(64)
 
 
 @given(st.binary(max_size=80))

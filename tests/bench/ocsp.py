@@ -18,8 +18,8 @@ from pathlib import Path
 import uvloop
 
 from cmpd.asn1 import der
-from cmpd.asn1.algorithms import SigningPrivateKey, signature_algorithm
 from cmpd.asn1.names import encode_name
+from cmpd.asn1.signing import SigningPrivateKey, signature_algorithm
 from cmpd.bootstrap import root_certificate
 from cmpd.ca import CertificateAuthority
 from cmpd.changes import (

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cmpd.asn1 import der
-from cmpd.asn1.algorithms import signature_algorithm
 from cmpd.asn1.names import encode_name
+from cmpd.asn1.signing import signature_algorithm
 from cmpd.message import BODY_TYPES, NULL_DN, ReplyHeader, encode_message, encode_protected_part
 from cmpd.protection.pbm import build
 

@@ -59,9 +59,8 @@ async def revoke(ca: Ca, credential: Credential, *details: RevDetails) -> list[R
 
 
 def wishes(ca: Ca) -> list[tuple[tuple[bytes, int], dict[str, bytes]]]:
-    [(name, envelope)] = ca.received
-    assert name == "rr"
-    return wishes_of(envelope)
+    assert {name for name, _ in ca.received} == {"rr"}
+    return [wish for _, envelope in ca.received for wish in wishes_of(envelope)]
 
 
 # --- the request ---------------------------------------------------------------

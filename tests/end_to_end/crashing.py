@@ -289,8 +289,15 @@ def wrap(bomb: Bomb, ca_key: Path, order: dict[str, Any]) -> None:
     async def open_dying(path: Path, *, serving: bool) -> Any:
         return DyingStore(await open_store(path, serving=serving), bomb)
 
-    def load_dying(path: Path, passphrase: bytes, certificate: bytes, *, offload: Offload | None = None) -> Any:
-        key = load_key(path, passphrase, certificate, offload=offload)
+    def load_dying(
+        path: Path,
+        passphrase: bytes,
+        certificate: bytes,
+        *,
+        offload: Offload | None = None,
+        signature: str | None = None,
+    ) -> Any:
+        key = load_key(path, passphrase, certificate, offload=offload, signature=signature)
         return DyingKey(key, bomb, journal, crls, broken) if path == ca_key else key
 
     def open_dying_file(*arguments: Any, **options: Any) -> sqlite3.Connection:

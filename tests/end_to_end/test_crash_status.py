@@ -106,6 +106,7 @@ def program() -> Iterator[subprocess.Popen[str]]:
 def new_site(directory: Path, program: subprocess.Popen[str], *settings: str) -> Site:
     """A CA that publishes, with two registered entities. `settings`: lines of the configuration that replace others."""
     site = make(directory, program, publish="127.0.0.1:0")
+    site.configure("\n[[tcp]]\n", '\n[[tcp]]\nmode = "lenient"\n')  # several requests in one message
     for setting in settings:
         name = setting.partition("=")[0]
         (line,) = [line for line in site.config.read_text().splitlines() if line.startswith(f"#{name}=")]

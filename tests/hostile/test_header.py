@@ -2,8 +2,8 @@
 sections 3.1 and 3.5). What is wrong with a header is answered by an error message (RFC 9483 section 3.6.2).
 
 What cannot be read as ASN.1 is refused before its protection is looked at, so that answer is signed; so is an answer to
-what the protection does not vouch for. What is refused afterwards is answered in the kind of the request: "own". What
-is of use in an enrolment alone is looked into there alone.
+what the protection does not vouch for. What is refused afterwards is answered in the kind of the request: "own". The
+door is lenient; what a strict one refuses besides is in tests/strict.
 """
 
 import pytest
@@ -97,11 +97,7 @@ def rows():
         spoil = raw("generalInfo", octets)
         yield f"a field with the octets {octets.hex()}", spoil, "badDataFormat", "signature"
     # transactionID, nonces
-    yield "transactionID absent", lambda draft: draft.drop("transactionID"), "badDataFormat", "own"
     yield "transactionID empty", inside("transactionID", der.encode_octets(b"")), "badDataFormat", "own"
-    yield "senderNonce absent", lambda draft: draft.drop("senderNonce"), "badSenderNonce", "own"
-    for size in (0, 1, 15):
-        yield f"senderNonce {size}", inside("senderNonce", der.encode_octets(bytes(size))), "badSenderNonce", "own"
     # messageTime
     for text in TIMES:
         value = der.tlv(der.GENERALIZED_TIME, text.encode("latin-1"))
@@ -154,15 +150,23 @@ def rows():
         yield f"generalInfo {what}", inside("generalInfo", value), "badDataFormat", "signature"
     for value in (b"\x01\x01\xff", b"\x30\0", TEXT):  # the syntax of the whole message (RFC 9483 section 3.5)
         spoil = info(der.seq(craft.IMPLICIT_CONFIRM, value))
-        yield f"implicitConfirm {value.hex()}", spoil, "badDataFormat", "own, in enrolment"
+        yield f"implicitConfirm {value.hex()}", spoil, "badDataFormat", "own"
+    for what, value in (
+        ("absent", b""),
+        ("a bare text", TEXT),
+        ("NULL", der.NULL_TLV),
+        ("a UTCTime", b"\x17\x0d250615130640Z"),
+    ):
+        yield f"confirmWaitTime {what}", info(der.seq(craft.CONFIRM_WAIT_TIME, value)), "badDataFormat", "own"
     for what, value in (
         ("absent", b""),
         ("a bare text", TEXT),
         ("a PrintableString", der.seq(b"\x13\x01a")),
         ("NULL", der.NULL_TLV),
+        ("of no name", der.seq()),
         ("65 names", der.seq(*[TEXT] * 65)),
     ):
-        yield f"certProfile {what}", info(der.seq(craft.CERT_PROFILE, value)), "badDataFormat", "own, in enrolment"
+        yield f"certProfile {what}", info(der.seq(craft.CERT_PROFILE, value)), "badDataFormat", "own"
 
 
 def _deep(levels: int) -> bytes:
@@ -181,10 +185,7 @@ async def test_a_wrong_header_is_answered_by_an_error(kind: str, spoil: craft.Sp
     world = World()
     credential, draft, protector = await craft.asking(world, kind)
     octets = spoil(draft).seal(protector)
-    if by == "own, in enrolment" and kind not in craft.BODIES:  # what means nothing here is not looked into
-        assert (await craft.answer(world, octets)).outcomes() == ["accepted"]
-        return
-    how = craft.protection_of(kind) if by.startswith("own") else by
+    how = craft.protection_of(kind) if by == "own" else by
     seen = await craft.refused(world, octets, failure, by=how, credential=credential)
     assert seen.envelope.header.pvno in (2, 3)
 
@@ -207,7 +208,9 @@ def accepted():
         yield f"recipKID {size}", inside("recipKID", der.encode_octets(bytes(size)))
     for size in (1, 15, 64, 512):
         yield f"transactionID {size}", inside("transactionID", der.encode_octets(bytes(size)))
-    for size in (16, 17, 512):
+    yield "transactionID absent", lambda draft: draft.drop("transactionID")
+    yield "senderNonce absent", lambda draft: draft.drop("senderNonce")
+    for size in (1, 15, 16, 17, 512):
         yield f"senderNonce {size}", inside("senderNonce", der.encode_octets(bytes(size)))
     yield "freeText of two texts", inside("freeText", der.seq(TEXT, der.encode_utf8("\n\x1b[31m")))
     yield "pvno 3", raw("pvno", der.encode_integer(3))
@@ -216,7 +219,6 @@ def accepted():
     yield "64 unknown items", info(*[item] * 64)
     wait = der.seq(craft.CONFIRM_WAIT_TIME, der.encode_generalized_time(4_000_000_000))
     yield "confirmWaitTime in a request", info(wait)
-    yield "confirmWaitTime that is no time", info(der.seq(craft.CONFIRM_WAIT_TIME, TEXT))
     yield "certProfile with the empty name", info(der.seq(craft.CERT_PROFILE, der.seq(der.encode_utf8(""))))
     yield "certProfile default", info(der.seq(craft.CERT_PROFILE, NAMES))
 
@@ -308,8 +310,6 @@ async def test_a_mac_without_any_reference_is_told_badmessagecheck(kind: str) ->
         (lambda draft: draft.set("recipNonce", der.encode_octets(b"")), "badRecipientNonce"),
         (lambda draft: draft.set("recipNonce", contents_of(draft, "recipNonce")[:-1]), "badDataFormat"),
         (lambda draft: draft.set("recipNonce", contents_of(draft, "senderNonce")), "badRecipientNonce"),
-        (lambda draft: draft.drop("senderNonce"), "badSenderNonce"),
-        (lambda draft: draft.set("senderNonce", der.encode_octets(bytes(15))), "badSenderNonce"),
         (lambda draft: draft.drop("transactionID"), "badDataFormat"),
         (lambda draft: draft.set("transactionID", der.encode_octets(bytes(16))), "badRequest"),
         (lambda draft: draft.put("pvno", der.encode_integer(1)), "unsupportedVersion"),

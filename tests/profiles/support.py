@@ -4,8 +4,6 @@ from collections.abc import Coroutine
 from functools import cache
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 from pkilint import loader, validation
 from pkilint.bin import lint_pkix_signer_signee_cert_chain as chain_linter
 from pkilint.pkix import certificate as pkix
@@ -18,7 +16,8 @@ from cmpd.bootstrap import root_certificate
 from cmpd.ca import CertificateAuthority
 from cmpd.config import ProfileConfig
 from cmpd.env import Env
-from cmpd.profiles import Grant, Profile
+from cmpd.private_keys import KEY_TYPES
+from cmpd.profiles import Grant, Profile, load_public_key
 from cmpd.requests import Extension, Template
 from cmpd.signing.file import FileKey, public_key_info
 
@@ -27,20 +26,10 @@ NOW = 1_790_000_000
 DAY = 86_400
 CA_NAME = "/C=DE/O=Exämple/CN=Test CA"
 
-_KEYS: dict[str, Any] = {
-    "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
-    "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
-    "p521": lambda: ec.generate_private_key(ec.SECP521R1()),
-    "ed25519": ed25519.Ed25519PrivateKey.generate,
-    "ed448": ed448.Ed448PrivateKey.generate,
-    "rsa2048": lambda: rsa.generate_private_key(65537, 2048),
-    "rsa3072": lambda: rsa.generate_private_key(65537, 3072),
-}
-
 
 @cache
 def private_key(kind: str, number: int = 0) -> Any:
-    return _KEYS[kind]()
+    return KEY_TYPES[kind]()
 
 
 def public_key(kind: str) -> bytes:
@@ -99,7 +88,7 @@ def wish(
     info = public_key(key) if isinstance(key, str) else key
     name = encode_name(subject) if isinstance(subject, str) else subject
     template = Template(subject=name, public_key=info, extensions=extensions, **fields)
-    return Profile("test", rules or ProfileConfig()).grant(template, load_der_public_key(info), name, extensions, now)
+    return Profile("test", rules or ProfileConfig()).grant(template, load_public_key(info), name, extensions, now)
 
 
 def finish(coroutine: Coroutine[Any, Any, bytes]) -> bytes:
@@ -109,6 +98,17 @@ def finish(coroutine: Coroutine[Any, Any, bytes]) -> bytes:
     except StopIteration as done:
         return bytes(done.value)
     raise AssertionError("it suspended")
+
+
+def policies(*oids: str, critical: bool = False) -> Extension:
+    """CertificatePolicies without qualifiers."""
+    return extension("2.5.29.32", der.seq(*(der.seq(der.encode_oid(oid)) for oid in oids)), critical=critical)
+
+
+def basic_constraints(path_length: int | None = None, *, critical: bool = True) -> Extension:
+    """BasicConstraints of a CA."""
+    length = b"" if path_length is None else der.encode_integer(path_length)
+    return extension("2.5.29.19", der.seq(der.encode_boolean(True), length), critical=critical)
 
 
 def issue(ca: CertificateAuthority, grant: Grant) -> bytes:

@@ -7,12 +7,13 @@ from functools import cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd.asn1 import der, names
 from cmpd.errors import SignerNotTrusted
 from cmpd.message import BODY_TYPES, Envelope, Header
+from cmpd.private_keys import KEY_TYPES
 from cmpd.protection.base import Protector, SecretCredential, SenderCredential
 from cmpd.records import CertificateState, Entity, EntityKind, RevocationPassphrase
 
@@ -23,17 +24,11 @@ CA_SENDER = der.explicit(4, names.encode_name("CN=test CA CMP"))
 @cache
 def private_key(kind: str):
     makers = {
-        "p256": lambda: ec.generate_private_key(ec.SECP256R1()),
-        "p384": lambda: ec.generate_private_key(ec.SECP384R1()),
-        "p521": lambda: ec.generate_private_key(ec.SECP521R1()),
         "p192": lambda: ec.generate_private_key(ec.SECP192R1()),
         "k256": lambda: ec.generate_private_key(ec.SECP256K1()),
         "rsa1024": lambda: rsa.generate_private_key(65537, 1024),
-        "rsa2048": lambda: rsa.generate_private_key(65537, 2048),
-        "ed25519": ed25519.Ed25519PrivateKey.generate,
-        "ed448": ed448.Ed448PrivateKey.generate,
     }
-    return makers[kind]()
+    return (makers | KEY_TYPES)[kind]()
 
 
 @cache
@@ -51,7 +46,7 @@ def certificate(subject: str = "CN=device,C=DE", kind: str = "p256", *, ski: boo
     if ski:
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         builder = builder.add_extension(identifier, critical=False)
-    digest = None if kind.startswith("ed") else hashes.SHA256()
+    digest = None if kind.startswith(("ed", "mldsa")) else hashes.SHA256()
     return builder.sign(key, digest).public_bytes(Encoding.DER)
 
 

@@ -1,19 +1,58 @@
 """Signature schemes: every row verifies and fails by one bit; parameters, keys and hashes that are refused."""
 
+import hashlib
+
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, padding, x25519
-from hypothesis import given
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, padding, utils, x25519
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cmpd.asn1 import algorithms, der, oids
+from cmpd.asn1 import algorithms, der, oids, signing
+from cmpd.asn1.signing import SIGNING
 from cmpd.errors import BadAlg, BadDataFormat, CmpError
-from cmpd.protection import MAC_SCHEMES, SCHEMES, SIGNATURE_SCHEMES, signature_scheme
-from cmpd.protection.schemes import REFUSED
+from cmpd.protection import MAC_SCHEMES, SCHEMES
+from cmpd.signatures import REFUSED, SIGNATURE_SCHEMES, is_signed, signature_scheme
 from tests.protection.fakes import private_key
 
 OCTETS = b"the protected part"
-DIGESTS = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
+DIGESTS = {
+    "sha256": hashes.SHA256(),
+    "sha384": hashes.SHA384(),
+    "sha512": hashes.SHA512(),
+    "sha3_256": hashes.SHA3_256(),
+    "sha3_384": hashes.SHA3_384(),
+    "sha3_512": hashes.SHA3_512(),
+}
+RSA_OIDS = {
+    "sha256": oids.SHA256_WITH_RSA,
+    "sha384": oids.SHA384_WITH_RSA,
+    "sha512": oids.SHA512_WITH_RSA,
+    "sha3_256": oids.SHA3_256_WITH_RSA,
+    "sha3_384": oids.SHA3_384_WITH_RSA,
+    "sha3_512": oids.SHA3_512_WITH_RSA,
+}
+ECDSA_OIDS = {
+    "sha256": oids.ECDSA_WITH_SHA256,
+    "sha384": oids.ECDSA_WITH_SHA384,
+    "sha512": oids.ECDSA_WITH_SHA512,
+    "sha3_256": oids.ECDSA_WITH_SHA3_256,
+    "sha3_384": oids.ECDSA_WITH_SHA3_384,
+    "sha3_512": oids.ECDSA_WITH_SHA3_512,
+}
+SHAKES = {
+    "shake128": (oids.ECDSA_WITH_SHAKE128, hashlib.shake_128(OCTETS).digest(32), hashes.SHA256()),
+    "shake256": (oids.ECDSA_WITH_SHAKE256, hashlib.shake_256(OCTETS).digest(64), hashes.SHA512()),
+}
+"""The OID, the digest by another library, and a hash function with a digest of that length."""
+CURVE_KINDS = ("p256", "p384", "p521", "brainpoolP256r1", "brainpoolP384r1", "brainpoolP512r1")
+PLAIN = {
+    "ed25519": oids.ED25519,
+    "ed448": oids.ED448,
+    "mldsa44": oids.ML_DSA_44,
+    "mldsa65": oids.ML_DSA_65,
+    "mldsa87": oids.ML_DSA_87,
+}
 
 
 def identifier(oid: bytes, parameters: bytes = b"") -> bytes:
@@ -27,6 +66,10 @@ def pss_params(digest="sha256", mask=None, salt=32, trailer=None, more=b"", null
         "sha256": oids.SHA256,
         "sha384": oids.SHA384,
         "sha512": oids.SHA512,
+        "sha3_224": oids.SHA3_224,
+        "sha3_256": oids.SHA3_256,
+        "sha3_384": oids.SHA3_384,
+        "sha3_512": oids.SHA3_512,
     }
     parts = [der.explicit(0, identifier(oid[digest], null))] if digest else []
     if mask := mask or digest:
@@ -49,11 +92,7 @@ def pss_sign(digest: str, salt: int) -> bytes:
 
 def rows():
     """By name: the OID, the AlgorithmIdentifier, the kind of key and a signature of OCTETS."""
-    for name, oid in (
-        ("sha256", oids.SHA256_WITH_RSA),
-        ("sha384", oids.SHA384_WITH_RSA),
-        ("sha512", oids.SHA512_WITH_RSA),
-    ):
+    for name, oid in RSA_OIDS.items():
         made = private_key("rsa2048").sign(OCTETS, padding.PKCS1v15(), DIGESTS[name])
         yield f"rsa {name} with NULL", (oid, identifier(oid, der.NULL_TLV), "rsa2048", made)
         yield f"rsa {name}", (oid, identifier(oid), "rsa2048", made)
@@ -61,15 +100,14 @@ def rows():
         yield f"pss {name}", (oids.RSASSA_PSS, pss(digest=name, salt=20), "rsa2048", pss_sign(name, 20))
         verbose = pss(digest=name, salt=64, trailer=1, null=der.NULL_TLV)
         yield f"pss {name} with all", (oids.RSASSA_PSS, verbose, "rsa2048", pss_sign(name, 64))
-    for kind in ("p256", "p384", "p521"):
-        for name, oid in (
-            ("sha256", oids.ECDSA_WITH_SHA256),
-            ("sha384", oids.ECDSA_WITH_SHA384),
-            ("sha512", oids.ECDSA_WITH_SHA512),
-        ):
+    for kind in CURVE_KINDS:
+        for name, oid in ECDSA_OIDS.items():
             made = private_key(kind).sign(OCTETS, ec.ECDSA(DIGESTS[name]))
             yield f"ecdsa {kind} {name}", (oid, identifier(oid), kind, made)
-    for kind, oid in (("ed25519", oids.ED25519), ("ed448", oids.ED448)):
+        for name, (oid, digest, same_length) in SHAKES.items():
+            made = private_key(kind).sign(digest, ec.ECDSA(utils.Prehashed(same_length)))
+            yield f"ecdsa {kind} {name}", (oid, identifier(oid), kind, made)
+    for kind, oid in PLAIN.items():
         yield kind, (oid, identifier(oid), kind, private_key(kind).sign(OCTETS))
 
 
@@ -107,7 +145,7 @@ def test_each_scheme_verifies_and_fails_with_one_bit_changed_in_data_or_signatur
 @by_row
 def test_a_key_of_another_kind_is_bad_alg_and_verifies_nothing(oid, algorithm, kind, made):
     scheme = SIGNATURE_SCHEMES[oid]
-    for other in ("p256", "rsa2048", "ed25519", "ed448"):
+    for other in ("p256", "rsa2048", "ed25519", "ed448", "mldsa44", "mldsa65", "mldsa87"):
         key = private_key(other).public_key()
         if type(key) is type(private_key(kind).public_key()):
             continue
@@ -121,7 +159,7 @@ def test_a_key_of_another_kind_is_bad_alg_and_verifies_nothing(oid, algorithm, k
 @pytest.mark.parametrize("kind", ["p192", "k256"])
 def test_other_curves_are_refused(kind):
     algorithm = identifier(oids.ECDSA_WITH_SHA256)
-    with pytest.raises(BadAlg, match="want a key on P-256, P-384, P-521, have secp"):
+    with pytest.raises(BadAlg, match=r"want a key on secp256r1, .*, brainpoolP512r1, have secp"):
         SIGNATURE_SCHEMES[oids.ECDSA_WITH_SHA256].check(algorithm, private_key(kind).public_key())
 
 
@@ -138,6 +176,10 @@ def test_small_rsa_keys_are_refused(algorithm):
         (identifier(oids.ECDSA_WITH_SHA384, der.seq()), "p256"),
         (identifier(oids.ED25519, der.NULL_TLV), "ed25519"),
         (identifier(oids.ED448, der.NULL_TLV), "ed448"),
+        (identifier(oids.ML_DSA_44, der.NULL_TLV), "mldsa44"),
+        (identifier(oids.ML_DSA_65, b"\x04\x00"), "mldsa65"),
+        (identifier(oids.ECDSA_WITH_SHAKE128, der.NULL_TLV), "p256"),
+        (identifier(oids.SHA3_256_WITH_RSA, b"\x04\x00"), "rsa2048"),
         (identifier(oids.SHA256_WITH_RSA, b"\x04\x00"), "rsa2048"),
         (identifier(oids.SHA256_WITH_RSA, b"\x05\x01\x00"), "rsa2048"),
     ],
@@ -178,6 +220,7 @@ def test_a_long_algorithm_identifier_is_refused_before_any_cache_holds_it():
         (pss_params(digest="sha256", mask="sha1"), "SHA-1 is not accepted in signatures"),
         (pss_params(digest=None, mask="sha256"), "SHA-1 is not accepted in signatures"),
         (pss_params(digest="sha224"), "SHA-224 is not supported"),
+        (pss_params(digest="sha3_224"), "SHA-224 is not supported"),
         (pss_params(mask="sha384"), "want MGF1 with sha256, have sha384"),
         (pss_params(salt=-1), "saltLength: want 0 to 512, have -1"),
         (pss_params(salt=513), "saltLength: want 0 to 512, have 513"),
@@ -252,20 +295,31 @@ def test_mutated_algorithm_identifiers_raise_nothing_but_cmp_errors(seed, data):
 # --- what our own keys sign with -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["p256", "p384", "p521", "rsa2048", "ed25519", "ed448"])
-def test_what_our_keys_sign_verifies_under_the_algorithm_that_they_name(kind):
-    key = private_key(kind)
-    own = algorithms.signature_algorithm(key)
-    scheme = signature_scheme(own.identifier, "x")
-    scheme.check(own.identifier, key.public_key())
-    assert scheme.verify(own.identifier, key.public_key(), own.sign(key, OCTETS), OCTETS)
-    assert algorithms.certificate_hash_name(own.identifier) == own.hash_name
+USUAL = {
+    "p256": "ecdsa-with-SHA256",
+    "p384": "ecdsa-with-SHA384",
+    "p521": "ecdsa-with-SHA512",
+    "brainpoolP256r1": "ecdsa-with-SHA256",
+    "brainpoolP384r1": "ecdsa-with-SHA384",
+    "brainpoolP512r1": "ecdsa-with-SHA512",
+    "rsa2048": "sha256WithRSAEncryption",
+    "ed25519": "Ed25519",
+    "ed448": "Ed448",
+    "mldsa44": "ML-DSA-44",
+    "mldsa65": "ML-DSA-65",
+    "mldsa87": "ML-DSA-87",
+}
+
+
+@pytest.mark.parametrize("kind", USUAL)
+def test_every_kind_of_key_has_a_usual_algorithm(kind):
+    assert signing.signature_algorithm(private_key(kind)).name == USUAL[kind]
 
 
 @pytest.mark.parametrize("key", [private_key("k256"), x25519.X25519PrivateKey.generate(), object()])
 def test_other_keys_of_ours_are_refused_with_their_kind(key):
     with pytest.raises(ValueError, match="want"):
-        algorithms.signature_algorithm(key)
+        signing.signature_algorithm(key)
 
 
 def test_dsa_keys_fit_no_scheme():
@@ -274,3 +328,47 @@ def test_dsa_keys_fit_no_scheme():
         with pytest.raises(BadAlg):
             SIGNATURE_SCHEMES[oid].check(algorithm, key)
         assert not SIGNATURE_SCHEMES[oid].verify(algorithm, key, made, OCTETS)
+
+
+@by_row
+@given(bit=st.integers(0), where=st.sampled_from(["data", "signature"]))
+@settings(max_examples=12)
+def test_one_bit_changed_anywhere_is_no_signature(oid, algorithm, kind, made, bit, where):
+    key = private_key(kind).public_key()
+    assert is_signed(algorithm, key, made, OCTETS)
+    if where == "data":
+        assert not is_signed(algorithm, key, made, flip(OCTETS, bit % (len(OCTETS) * 8)))
+    else:
+        assert not is_signed(algorithm, key, flip(made, bit % (len(made) * 8)), OCTETS)
+
+
+def test_what_is_refused_or_unknown_or_unfit_is_not_signed():
+    key, made = private_key("p256").public_key(), ROWS["ecdsa p256 sha256"][3]
+    assert is_signed(identifier(oids.ECDSA_WITH_SHA256), key, made, OCTETS)
+    for algorithm in (
+        identifier(oids.ECDSA_WITH_SHA1),
+        identifier(oids.contents("1.2.3.4")),
+        identifier(oids.ECDSA_WITH_SHA256, der.NULL_TLV),
+        identifier(oids.SHA256_WITH_RSA),
+        b"",
+    ):
+        assert not is_signed(algorithm, key, made, OCTETS)
+
+
+@pytest.mark.parametrize("name", SIGNING)
+def test_what_our_keys_sign_verifies_under_the_identifier_that_goes_with_it(name):
+    kinds = ("p384", "rsa2048", *PLAIN)
+    [kind] = [kind for kind in kinds if isinstance(private_key(kind), SIGNING[name].family)]
+    key, algorithm = private_key(kind), SIGNING[name]
+    assert signing.signature_algorithm(key, name) is algorithm
+    assert is_signed(algorithm.identifier, key.public_key(), algorithm.sign(key, OCTETS), OCTETS)
+    parsed = signature_scheme(algorithm.identifier, "x").parse(algorithm.identifier)
+    assert parsed.name == name or (parsed.name, name[:10]) == ("RSASSA-PSS", "rsassa-pss")
+    other = private_key("p256" if kind != "p384" else "ed448")
+    with pytest.raises(ValueError, match=f"want one of .* with this key, have {name}"):
+        signing.signature_algorithm(other, name)
+
+
+def test_every_algorithm_that_is_verified_can_be_signed_with():
+    signed = {algorithms.read_whole_algorithm(one.identifier, "x")[0] for one in SIGNING.values()}
+    assert signed == set(SIGNATURE_SCHEMES)

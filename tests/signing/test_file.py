@@ -10,12 +10,14 @@ import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, mldsa, padding, rsa
 from cryptography.x509.oid import NameOID
 
 from cmpd.asn1 import der
+from cmpd.asn1.signing import SIGNING
 from cmpd.env import Env
 from cmpd.errors import ConfigError
+from cmpd.signatures import is_signed
 from cmpd.signing import file as signing_file
 from cmpd.signing.base import SigningKey
 from cmpd.signing.file import LARGE, FileKey, encrypted_pem, load_key, pem, read_certificates, read_private_key
@@ -28,7 +30,11 @@ KEYS = {
     "rsa": rsa.generate_private_key(65537, 2048),
     "ed25519": ed25519.Ed25519PrivateKey.generate(),
     "ed448": ed448.Ed448PrivateKey.generate(),
+    "brainpool": ec.generate_private_key(ec.BrainpoolP384R1()),
+    "mldsa44": mldsa.MLDSA44PrivateKey.generate(),
+    "mldsa87": mldsa.MLDSA87PrivateKey.generate(),
 }
+SLOW = {"rsa", "brainpool", "mldsa44", "mldsa87"}
 ALGORITHMS = {
     "p256": der.seq(der.encode_oid("1.2.840.10045.4.3.2")),
     "p384": der.seq(der.encode_oid("1.2.840.10045.4.3.3")),
@@ -36,6 +42,9 @@ ALGORITHMS = {
     "rsa": der.seq(der.encode_oid("1.2.840.113549.1.1.11"), der.NULL_TLV),
     "ed25519": der.seq(der.encode_oid("1.3.101.112")),
     "ed448": der.seq(der.encode_oid("1.3.101.113")),
+    "brainpool": der.seq(der.encode_oid("1.2.840.10045.4.3.3")),
+    "mldsa44": der.seq(der.encode_oid("2.16.840.1.101.3.4.3.17")),
+    "mldsa87": der.seq(der.encode_oid("2.16.840.1.101.3.4.3.19")),
 }
 VERIFY: dict[str, Callable[[bytes, bytes], None]] = {
     "p256": lambda tag, data: KEYS["p256"].public_key().verify(tag, data, ec.ECDSA(hashes.SHA256())),
@@ -44,6 +53,9 @@ VERIFY: dict[str, Callable[[bytes, bytes], None]] = {
     "rsa": lambda tag, data: KEYS["rsa"].public_key().verify(tag, data, padding.PKCS1v15(), hashes.SHA256()),
     "ed25519": lambda tag, data: KEYS["ed25519"].public_key().verify(tag, data),
     "ed448": lambda tag, data: KEYS["ed448"].public_key().verify(tag, data),
+    "brainpool": lambda tag, data: KEYS["brainpool"].public_key().verify(tag, data, ec.ECDSA(hashes.SHA384())),
+    "mldsa44": lambda tag, data: KEYS["mldsa44"].public_key().verify(tag, data),
+    "mldsa87": lambda tag, data: KEYS["mldsa87"].public_key().verify(tag, data),
 }
 
 
@@ -59,7 +71,7 @@ def certificate(key) -> bytes:
         x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(1).public_key(key.public_key())
     )
     builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
-    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey) else hashes.SHA256()
+    algorithm = hashes.SHA256() if isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) else None
     return builder.sign(key, algorithm).public_bytes(serialization.Encoding.DER)
 
 
@@ -81,7 +93,7 @@ def test_algorithm_identifiers_are_those_of_the_rfcs(kind: str):
 
 @pytest.mark.parametrize("kind", KEYS)
 @pytest.mark.parametrize("octets", [b"octets", bytes(LARGE - 1), bytes(LARGE)], ids=["few", "not large", "large"])
-def test_only_rsa_and_large_octets_go_through_the_offload_and_only_then_suspend(kind: str, octets: bytes):
+def test_only_slow_keys_and_large_octets_go_through_the_offload_and_only_then_suspend(kind: str, octets: bytes):
     calls: list[str] = []
 
     async def offload(action: Callable[[], bytes]) -> bytes:
@@ -90,7 +102,7 @@ def test_only_rsa_and_large_octets_go_through_the_offload_and_only_then_suspend(
         return action()
 
     signing = FileKey(KEYS[kind], offload=offload).sign(octets)
-    goes_off = kind == "rsa" or len(octets) == LARGE
+    goes_off = kind in SLOW or len(octets) == LARGE
     if goes_off:
         tag = asyncio.run(signing)
     else:
@@ -106,8 +118,27 @@ async def test_without_an_offload_large_octets_are_signed_too(kind: str):
     VERIFY[kind](await FileKey(KEYS[kind]).sign(bytes(LARGE)), bytes(LARGE))
 
 
+@pytest.mark.parametrize("kind", ["mldsa44", "mldsa87"])
+def test_a_written_ml_dsa_key_is_read_again(tmp_path: Path, kind: str):
+    path = tmp_path / "key.pem"
+    path.write_bytes(encrypted_pem(KEYS[kind], b"pass word", Env()))
+    own = certificate(KEYS[kind])
+    assert load_key(path, b"pass word", own).public_key_info == signing_file.spki_of(own)
+
+
+@pytest.mark.parametrize("name", ["rsassa-pss-sha256", "rsassa-pkcs1-v1-5-with-sha3-512"])
+async def test_a_key_signs_with_the_algorithm_that_is_named(tmp_path: Path, name: str):
+    path = tmp_path / "key.pem"
+    path.write_bytes(encrypted_pem(KEYS["rsa"], b"x", Env()))
+    key = load_key(path, b"x", certificate(KEYS["rsa"]), signature=name)
+    assert key.algorithm == SIGNING[name].identifier
+    assert is_signed(key.algorithm, KEYS["rsa"].public_key(), await key.sign(b"octets"), b"octets")
+    with pytest.raises(ConfigError, match=r"signature algorithm: want one of .* with this key, have Ed25519"):
+        load_key(path, b"x", certificate(KEYS["rsa"]), signature="Ed25519")
+
+
 @needs_openssl
-@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("kind", [kind for kind in KEYS if not kind.startswith("mldsa")])
 def test_a_written_key_is_read_again_also_by_openssl(tmp_path: Path, kind: str):
     path = tmp_path / "key.pem"
     path.write_bytes(encrypted_pem(KEYS[kind], b"pass word", Env()))
