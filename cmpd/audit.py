@@ -4,6 +4,7 @@ They write to the logger "cmpd.audit". The database has the same facts for as lo
 """
 
 import logging
+from collections.abc import Sequence
 
 from cmpd.certificates import time_text
 from cmpd.errors import CmpError
@@ -23,6 +24,17 @@ def certificate_issued(intent: Intent, state: CertificateState, reference: str, 
         intent.profile,
         state,
         intent.transaction_id.hex(),
+    )
+
+
+def key_shared(intent: Intent, reference: str, others: Sequence[tuple[bytes, str]]) -> None:
+    """A certificate was issued for a key that others have too. `others`: (serial number, reference of the entity)."""
+    _log.warning(
+        "key shared serial=%s subject=%r entity=%r with=%s: who has this key can use, or find, that of the others",
+        intent.serial.hex(),
+        intent.subject_text,
+        reference,
+        ", ".join(f"serial={serial.hex()} entity={other!r}" for serial, other in others),
     )
 
 
@@ -50,6 +62,11 @@ def message_refused(body: str, transaction_id: bytes, peer: str, fault: CmpError
         fault.text,
         fault.detail,
     )
+
+
+def kem_ciphertext_given(transaction_id: bytes, reference: str, peer: str) -> None:
+    """The holder of a KEM certificate was given what to protect a request with; nobody has shown its key yet."""
+    _log.info("KEM ciphertext given transaction=%s entity=%r peer=%s", transaction_id.hex(), reference, peer)
 
 
 def certificate_confirmed(serial: bytes) -> None:

@@ -14,11 +14,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd.asn1 import der, names
 from cmpd.asn1.signing import SigningPrivateKey, signature_algorithm
+from cmpd.cms.agreement import AgreementPrivateKey
 from cmpd.config_values import DAY, HOUR
 from cmpd.env import Env
 from cmpd.errors import ConfigError
+from cmpd.private_keys import EncryptionPrivateKey
 from cmpd.signatures import is_signed
 from cmpd.signing.file import public_key_info
+from cmpd.signing.kem import KemPrivateKey
 
 ROOT_VALIDITY: Final = 7305 * DAY
 CMP_VALIDITY: Final = 1826 * DAY
@@ -32,7 +35,7 @@ _SUBJECT_KEY_ID: Final = "2.5.29.14"
 _AUTHORITY_KEY_ID: Final = "2.5.29.35"
 CMC_CA: Final = "1.3.6.1.5.5.7.3.27"
 _EXTENSION_REQUEST: Final = "1.2.840.113549.1.9.14"
-_DIGITAL_SIGNATURE, _KEY_ENCIPHERMENT, _KEY_CERT_SIGN, _CRL_SIGN = 0, 2, 5, 6
+_DIGITAL_SIGNATURE, _KEY_ENCIPHERMENT, _KEY_AGREEMENT, _KEY_CERT_SIGN, _CRL_SIGN = 0, 2, 4, 5, 6
 _MAX_COMMON_NAME: Final = 64
 _COMMON_NAME: Final = der.tlv(der.OID, names.COMMON_NAME)
 
@@ -47,11 +50,7 @@ def root_certificate(key: SigningPrivateKey, subject: bytes, env: Env) -> bytes:
 
 def cmp_certificate(key: SigningPrivateKey, ca_key: SigningPrivateKey, ca_certificate: bytes, env: Env) -> bytes:
     """DER of the certificate of `key` that signs CMP responses (id-kp-cmcCA), issued by the CA."""
-    extensions = (
-        _extension(_KEY_USAGE, der.encode_named_bits(_DIGITAL_SIGNATURE), critical=True),
-        _extension(_EXTENDED_KEY_USAGE, der.seq(der.encode_oid(CMC_CA))),
-    )
-    return _own_certificate(key, "CMP", extensions, ca_key, ca_certificate, env)
+    return _own_certificate(key, "CMP", _speaking(_DIGITAL_SIGNATURE), ca_key, ca_certificate, env)
 
 
 def encryption_certificate(key: rsa.RSAPrivateKey, ca_key: SigningPrivateKey, ca_certificate: bytes, env: Env) -> bytes:
@@ -60,8 +59,28 @@ def encryption_certificate(key: rsa.RSAPrivateKey, ca_key: SigningPrivateKey, ca
     return _own_certificate(key, "encryption", (usage,), ca_key, ca_certificate, env)
 
 
+def agreement_certificate(
+    key: AgreementPrivateKey, ca_key: SigningPrivateKey, ca_certificate: bytes, env: Env
+) -> bytes:
+    """DER of the certificate of `key`, the server's static Diffie-Hellman key, issued by the CA."""
+    return _own_certificate(key, "agreement", _speaking(_KEY_AGREEMENT), ca_key, ca_certificate, env)
+
+
+def kem_certificate(key: KemPrivateKey, ca_key: SigningPrivateKey, ca_certificate: bytes, env: Env) -> bytes:
+    """DER of the certificate of `key`, the server's KEM key, issued by the CA (RFC 9935 section 5: keyEncipherment)."""
+    return _own_certificate(key, "KEM", _speaking(_KEY_ENCIPHERMENT), ca_key, ca_certificate, env)
+
+
+def _speaking(usage: int) -> tuple[bytes, bytes]:
+    """The extensions of a certificate whose key protects what the server says for the CA (RFC 9810 section 4.5)."""
+    return (
+        _extension(_KEY_USAGE, der.encode_named_bits(usage), critical=True),
+        _extension(_EXTENDED_KEY_USAGE, der.seq(der.encode_oid(CMC_CA))),
+    )
+
+
 def _own_certificate(
-    key: SigningPrivateKey,
+    key: SigningPrivateKey | EncryptionPrivateKey,
     role: str,
     extensions: Sequence[bytes],
     ca_key: SigningPrivateKey,
@@ -224,7 +243,9 @@ def _check_ca(certificate: x509.Certificate, below: int, now: int) -> None:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound as error:
-        raise ConfigError(f"the certificate of {subject} is not that of a CA: {error}") from error
+        raise ConfigError(
+            f"the certificate of {subject} is not that of a CA: want basicConstraints and keyUsage"
+        ) from error
     if not constraints.ca or not usage.key_cert_sign:
         raise ConfigError(f"the certificate of {subject} is not that of a CA: want CA:TRUE and keyCertSign")
     if not below and not usage.crl_sign:  # those above publish their own CRLs, with whatever certificate they like

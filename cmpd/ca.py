@@ -14,9 +14,11 @@ from cmpd.env import Env
 from cmpd.errors import BadCertTemplate, SystemFailure, SystemUnavail
 from cmpd.name_constraints import issuing_limits
 from cmpd.outline import outline
-from cmpd.profiles import Grant
-from cmpd.profiles.extensions import OID_AKI, OID_SKI, encode_extension, key_identifier
+from cmpd.profiles import Grant, Issuer
+from cmpd.profiles.extensions import OID_AKI, OID_SKI, key_identifier
+from cmpd.profiles.prepared import encode_extension
 from cmpd.records import Intent
+from cmpd.requests import read_extensions
 from cmpd.signing.base import SigningKey
 
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
@@ -58,7 +60,10 @@ class CertificateAuthority:
         self.algorithm = key.algorithm
         self.aki = encode_extension(OID_AKI, der.seq(der.tlv(0x80, identifier)))
         self._locations = locations
-        self._limits = issuing_limits((certificate, *chain))
+        self._limits = limits = issuing_limits((certificate, *chain))
+        added = self.aki + locations
+        below = None if limits is None or limits.path_length is None else max(0, limits.path_length - 1)
+        self.issuer = Issuer(read_extensions(added, 0, len(added)), below)
 
     @property
     def trust_anchor(self) -> bytes | None:
@@ -88,6 +93,10 @@ class CertificateAuthority:
             return grant
         if not_before >= not_after:
             raise BadCertTemplate("validity: want a beginning before the CA's certificate ends, have a later one")
+        if not_after - not_before < grant.min_validity:
+            raise BadCertTemplate(
+                "validity: want what the profile wants at least, the CA's certificate ends before that"
+            )
         note = ("validity within that of the CA's certificate",) if grant.validity_asked else ()
         return replace(grant, not_before=not_before, not_after=not_after, changes=(*grant.changes, *note))
 

@@ -21,7 +21,7 @@ from cmpd.asn1 import der
 from cmpd.asn1.names import name_text, read_name
 from cmpd.errors import BadAlg, BadDataFormat
 from cmpd.name_constraints import MatchForm, PlainName, Subtrees, match_form, names_of, read_constraints
-from cmpd.public_keys import key_fault
+from cmpd.public_keys import encryption_fault, encryption_kind, key_fault
 from cmpd.signatures import is_signed, signature_scheme
 
 
@@ -216,7 +216,9 @@ def _ca_fault(found: dict[str, Any]) -> str:
 
 def _key_fault(key: PublicKeyTypes | None, info: bytes) -> str:
     if key is None:
-        return "want a key that can sign, have one of an algorithm or a curve that is not supported"
+        return "want a key of an algorithm and a curve that are supported, have another"
+    if encryption_kind(key):  # good for DHBasedMac or KemBasedMac; no signature verifies with it
+        return encryption_fault(key, info)
     return key_fault(key, info, max_rsa_bits=_MAX_RSA_BITS)
 
 

@@ -93,11 +93,13 @@ class Claim:
     """What a certificate wants for itself: a subject or a key by a digest of it (32 octets), or its serial number.
 
     `alone`: no other certificate may have it; else those of the same entity may. Whatever of two certificates says so.
+    A claim that is not `binding` keeps nothing away and nothing keeps it away: it is there to be found.
     """
 
     what: Literal["subject", "key", "serial"]
     digest: bytes = b""
     alone: bool = True
+    binding: bool = True
 
 
 @frozen
@@ -225,9 +227,14 @@ class DecideWaiting:
 
 @frozen
 class AddChallenge:
-    """Keep what popdecr is held against, in one unit with what brings its transaction into CHALLENGED; once each."""
+    """Keep what popdecr is held against, in one unit with what brings its transaction into CHALLENGED; once each.
+
+    It is there until the transaction is in another state than CHALLENGED and PROCESSING: it holds a whole request.
+    StoreConflict("too many challenges") and ("too many challenges of one") as AddWaiting has them.
+    """
 
     challenge: OpenChallenge
+    limit: int
 
 
 Change = (

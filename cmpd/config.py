@@ -25,6 +25,7 @@ from cmpd.config_values import (
     NOT_EMPTY,
     File,
     Flag,
+    PlacedError,
     SignatureName,
     Table,
     duration_text,
@@ -73,10 +74,10 @@ class CaConfig(Table):
 
 
 class CmpConfig(Table):
-    """The certificate that signs CMP responses: its own key, extended key usage id-kp-cmcCA."""
+    """The keys of the server itself, each with a certificate of the CA. `cmpd key add` makes the optional ones."""
 
     certificate: File
-    """The certificate (PEM), issued by the CA."""
+    """The certificate of the key that signs CMP responses (PEM), extended key usage id-kp-cmcCA."""
     key: File
     """Its private key: encrypted PKCS#8 (PEM), same passphrase as the CA's."""
     signature: SignatureName | None = Field(default=None, examples=["rsassa-pss-sha256"])
@@ -86,12 +87,34 @@ class CmpConfig(Table):
     can only be sent under a shared secret."""
     encryption_key: File | None = Field(default=None, examples=["private/encryption.key.pem"], validate_default=True)
     """Its private key: encrypted PKCS#8 (PEM), same passphrase as the CA's."""
+    agreement_certificate: File | None = Field(default=None, examples=["agreement.pem"])
+    """The certificate of a static Diffie-Hellman key (P-256, P-384, P-521, X25519 or X448), issued by the CA. Not set:
+    nobody can protect messages by DHBasedMac, or prove possession of a key by agreeMAC."""
+    agreement_key: File | None = Field(default=None, examples=["private/agreement.key.pem"], validate_default=True)
+    """Its private key: encrypted PKCS#8 (PEM), same passphrase as the CA's."""
+    kem_certificate: File | None = Field(default=None, examples=["kem.pem"])
+    """The certificate of a KEM key (ML-KEM-768 or ML-KEM-1024), issued by the CA. Clients that encapsulate a secret for
+    it get answers that are protected by a MAC under that secret. Not set: such ciphertexts are ignored."""
+    kem_key: File | None = Field(default=None, examples=["private/kem.key.pem"], validate_default=True)
+    """Its private key: encrypted PKCS#8 (PEM), same passphrase as the CA's."""
+    protection: Literal["signature", "kem"] = "signature"
+    """What protects answers where neither a shared secret nor a key agreement does. "signature": they are signed, but
+    not where the client has encapsulated a secret for the KEM key; "kem": none is, and who has not encapsulated one is
+    told by an unprotected error to do so."""
 
-    @field_validator("encryption_key")
+    @field_validator("encryption_key", "agreement_key", "kem_key")
     @classmethod
     def _goes_with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if (value is None) != (info.data.get("encryption_certificate") is None):
-            raise ValueError("want encryption_certificate and encryption_key, or none of them")
+        certificate = f"{str(info.field_name).removesuffix('_key')}_certificate"
+        if (value is None) != (info.data.get(certificate) is None):
+            raise ValueError(f"want {certificate} and {info.field_name}, or none of them")
+        return value
+
+    @field_validator("protection")
+    @classmethod
+    def _has_the_key(cls, value: str, info: ValidationInfo) -> str:
+        if value == "kem" and "kem_key" in info.data and info.data["kem_key"] is None:
+            raise ValueError('want kem_certificate and kem_key with "kem", have none')
         return value
 
 
@@ -154,7 +177,9 @@ class EnrolmentConfig(Table):
     check_after: Annotated[int, span(1, DAY)] = 30
     """What the requester of such a request is told to wait before it asks again."""
     max_waiting: int = Field(default=1000, strict=True, ge=1, le=1_000_000)
-    """Most requests that wait for an operator at the same time; one entity gets at most half of these places."""
+    """Most requests that wait for an operator at the same time; one entity gets at most half of these places. As many
+    may wait for the answer to a challenge (popdecr).
+    """
     ca_pubs: Flag = True
     """Send the trust anchor in caPubs of an ip that is protected by a shared secret."""
 
@@ -195,13 +220,14 @@ class Config(Table):
     @field_validator("http")
     @classmethod
     def _addresses_differ(cls, value: tuple[HttpConfig, ...], info: ValidationInfo) -> tuple[HttpConfig, ...]:
-        doors = (*info.data.get("tcp", ()), *value)
-        if not doors and "tcp" in info.data:
+        tables: dict[str, tuple[TcpConfig | HttpConfig, ...]] = {"tcp": info.data.get("tcp", ()), "http": value}
+        if not any(tables.values()) and "tcp" in info.data:
             raise ValueError("want at least one [[tcp]] or [[http]], have none")
-        places = [door.listen for door in doors if door.enabled and not door.listen.endswith(":0")]
-        for place in places:
-            if places.count(place) > 1:
-                raise ValueError(f"two doors listen on {shown(place)}")
+        first: dict[str, str] = {}
+        named = [(f"{table}[{i}]", door) for table, found in tables.items() for i, door in enumerate(found)]
+        for name, door in named:
+            if door.enabled and not door.listen.endswith(":0") and first.setdefault(door.listen, name) != name:
+                raise PlacedError(f"{name}.listen: {shown(door.listen)} is that of {first[door.listen]} already")
         return value
 
     @field_validator("ocsp")
@@ -210,7 +236,7 @@ class Config(Table):
         for table in ("ca", "cmp", "store"):
             for name, path in info.data.get(table) or ():
                 if isinstance(path, Path) and path == value.signer:
-                    raise ValueError(f"signer: names the same file as {table}.{name}; want one of its own")
+                    raise PlacedError(f"ocsp.signer: names the same file as {table}.{name}; want one of its own")
         return value
 
     @field_validator("enrolment")
@@ -218,7 +244,9 @@ class Config(Table):
     def _remembers_long_enough(cls, value: EnrolmentConfig, info: ValidationInfo) -> EnrolmentConfig:
         window = info.data["protection"].message_time_window if "protection" in info.data else None
         if window is not None and value.retention < window:
-            raise ValueError(f"retention: want at least protection.message_time_window ({duration_text(window)})")
+            raise PlacedError(
+                f"enrolment.retention: want at least protection.message_time_window ({duration_text(window)})"
+            )
         return value
 
     @field_validator("profile")
@@ -231,7 +259,7 @@ class Config(Table):
             named["local"] = info.data["local"].default_profile
         for table, name in named.items():
             if name is not None and name not in value:
-                raise ValueError(f"{table}.default_profile names {shown(name)}, and there is no [profile.{name}]")
+                raise PlacedError(f"{table}.default_profile: there is no [profile.{name}]")
         return value
 
     @field_validator("profile")
@@ -240,9 +268,9 @@ class Config(Table):
         if "crl" in info.data and info.data["crl"].issuing_distribution_point:
             for name, profile in value.items():
                 if profile.ca:
-                    raise ValueError(
-                        f"{name}.ca: want crl.issuing_distribution_point = false with it, or the CRL says that it is "
-                        "about end entity certificates only"
+                    raise PlacedError(
+                        f"profile.{name}.ca: want crl.issuing_distribution_point = false with it, or the CRL says that "
+                        "it is about end entity certificates only"
                     )
         return value
 

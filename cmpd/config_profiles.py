@@ -7,6 +7,7 @@ refusal later. Patterns are those of patterns.py: they cost a time that is linea
 
 import ipaddress
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
@@ -30,18 +31,11 @@ from cmpd.config_values import (
     span,
     within,
 )
+from cmpd.errors import BadCertTemplate
+from cmpd.name_syntax import check_name, is_email, is_host
 from cmpd.patterns import Pattern
+from cmpd.public_keys import KEY_CAN
 
-_CURVES: Final = {"p256", "p384", "p521", "brainpoolP256r1", "brainpoolP384r1", "brainpoolP512r1"}
-_AGREEING: Final = {*_CURVES, "x25519", "x448"}
-_ENCRYPTING: Final = {
-    "keyEncipherment": {"rsa", "mlkem768", "mlkem1024"},
-    "dataEncipherment": {"rsa"},
-    "keyAgreement": _AGREEING,
-    "encipherOnly": _AGREEING,
-    "decipherOnly": _AGREEING,
-}
-_CANNOT_SIGN: Final = {"x25519", "x448", "mlkem768", "mlkem1024"}
 _ONLY: Final = ("encipherOnly", "decipherOnly")
 
 
@@ -52,7 +46,7 @@ def _pattern(value: str) -> str:
 
 def _network(value: str) -> str:
     try:
-        ipaddress.ip_network(value)
+        ipaddress.ip_network("" if "%" in value else value)  # a zone is in no certificate
     except ValueError:
         raise ValueError(f'want a network such as "192.0.2.0/24" or "2001:db8::/32", have {shown(value)}') from None
     return value
@@ -70,11 +64,38 @@ def _url(value: str) -> str:
     return value
 
 
+def _text(value: str) -> str:
+    if not (0 < len(value) <= 200 and value.isprintable()):
+        raise ValueError(f"want a text of 1 to 200 characters on one line, have {shown(value)}")
+    return value
+
+
+def _name(text: str) -> bool:
+    """Whether a distinguished name with something in it is meant; ValueError if it is none."""
+    name = names.read_name(names.encode_name(text))
+    check_name(name, "name")
+    return bool(name)
+
+
+_BASES: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
+    "dns": ('a domain such as "example.com"', is_host),
+    "ip": ('a network such as "192.0.2.0/24"', _network),
+    "email": (
+        'a mailbox, a host, or all below ".example.com"',
+        lambda text: is_email(text) or is_host(text.removeprefix(".")),
+    ),
+    "uri": ('a host, or all below ".example.com"', lambda text: "." in text and is_host(text.removeprefix("."))),
+    "dn": ('the beginning of names such as "O=Example,C=DE"', _name),
+}
+"""What the base of a subtree looks like, by the kind of name (RFC 5280 section 4.2.1.10), and what checks it."""
+
 PatternText = Annotated[str, AfterValidator(_pattern)]
 Network = Annotated[str, AfterValidator(_network)]
 PolicyOid = Annotated[str, AfterValidator(_policy)]
 Url = Annotated[str, AfterValidator(_url)]
 Urls = Annotated[tuple[Url, ...] | None, DISTINCT]
+NoticeText = Annotated[str, AfterValidator(_text)]
+Subtrees = dict[SanType, Annotated[tuple[str, ...], NOT_EMPTY, DISTINCT]]
 
 
 class ProfileConfig(Table):
@@ -129,7 +150,9 @@ class ProfileConfig(Table):
         default=None, examples=[["192.0.2.0/24", "2001:db8::/32"]]
     )
     """The networks that an "ip" must be in. Not set: any."""
-    key_usage: Annotated[tuple[KeyUsage, ...], NOT_EMPTY, DISTINCT] = ("digitalSignature",)
+    key_usage: Annotated[tuple[KeyUsage, ...], NOT_EMPTY, DISTINCT] = Field(
+        default=("digitalSignature",), validate_default=True
+    )
     """keyUsage of a certificate whose request names none."""
     key_usage_allowed: Annotated[tuple[KeyUsage, ...], NOT_EMPTY, DISTINCT] = Field(
         default=("digitalSignature", "nonRepudiation", "keyEncipherment", "keyAgreement"), validate_default=True
@@ -155,9 +178,17 @@ class ProfileConfig(Table):
     keyCertSign, and crl.issuing_distribution_point = false."""
     path_length: int = Field(default=0, strict=True, ge=0, le=16)
     """How many CAs may be below such a CA, one under the other (pathLenConstraint); a request may ask for fewer."""
+    permitted_names: Subtrees = Field(default={})
+    """The names that certificates below such a CA may have (nameConstraints), by kind as in san_allowed, such as
+    { dns = ["example.com"], ip = ["192.0.2.0/24"], dn = ["O=Example,C=DE"] }; of other kinds they may have any."""
+    excluded_names: Subtrees = Field(default={})
+    """The names that they may not have, even if permitted_names has them; for none of a kind { dns = [""] }, or
+    { ip = ["0.0.0.0/0", "::/0"] }."""
     policies: dict[PolicyOid, str] = Field(default={})
     """The policies of a certificate (certificatePolicies): each OID with the URL of its certification practice
     statement, or "", such as { "1.3.6.1.4.1.99999.1" = "https://pki.example.com/cps" }."""
+    policy_notices: dict[PolicyOid, NoticeText] = Field(default={})
+    """A text for who relies on a policy of the table above (userNotice, at most 200 characters)."""
     crl_urls: Urls = Field(default=None, examples=[["http://pki.example.com/ca.crl"]])
     """Where its CRL is (CRLDistributionPoints). If this key or one of the next three is set, then they stand in the
     place of all that publish.base_url says; what they do not name is not in the certificate."""
@@ -170,7 +201,7 @@ class ProfileConfig(Table):
     unique_subject: Flag = False
     """One valid certificate for each subject (of an empty one: its subjectAltName) in this profile; kur is allowed.
     What was issued before this was set does not count."""
-    key_sharing: Literal["any", "entity", "none"] = "any"
+    key_sharing: Literal["any", "logged", "entity", "none"] = "any"
     """Whose other certificates may have the same key: "any", those of the same "entity", or "none"; kur is about
     allow_key_reuse. Counts what was issued under profiles that have this set to other than "any"."""
     allow_key_reuse: Flag = True
@@ -227,9 +258,9 @@ class ProfileConfig(Table):
         _attributes_within(value, info)
         for attribute, text in value.items():
             try:
-                names.encode_name(f"/{attribute}=" + re.sub(r"([^A-Za-z0-9])", r"\\\1", text))
-            except ValueError as fault:
-                raise ValueError(f"{attribute}: {shown(text)} is no value for it: {fault}") from None
+                _name(f"/{attribute}=" + re.sub(r"([^A-Za-z0-9])", r"\\\1", text))
+            except (ValueError, BadCertTemplate) as fault:
+                raise ValueError(f"{attribute}: {shown(text)} is no value for it: {_words(fault)}") from None
         return value
 
     @field_validator("subject_patterns")
@@ -262,13 +293,21 @@ class ProfileConfig(Table):
     @field_validator("key_usage")
     @classmethod
     def _fits_a_key(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        keys = set(info.data.get("keys", get_args(KeyType)))
+        keys = info.data.get("keys", get_args(KeyType))
         for usage in value:
-            if not keys & _ENCRYPTING.get(usage, keys - _CANNOT_SIGN):
+            if not any(usage in KEY_CAN[key] for key in keys):
                 raise ValueError(f"{shown(usage)} fits none of the key types in keys")
         for usage in _ONLY:
             if usage in value and "keyAgreement" not in value:
                 raise ValueError(f"{shown(usage)} means nothing without keyAgreement")
+        return value
+
+    @field_validator("extended_key_usage", "extended_key_usage_forced")
+    @classmethod
+    def _stands_alone(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        every = {*value, *(info.data.get("extended_key_usage", ()) if "forced" in str(info.field_name) else ())}
+        if "timeStamping" in every and len(every) > 1:
+            raise ValueError('"timeStamping" stands alone in a certificate (RFC 3161 section 2.3), without others')
         return value
 
     @field_validator("key_usage_allowed", "extended_key_usage_allowed")
@@ -316,6 +355,20 @@ class ProfileConfig(Table):
             raise ValueError("means nothing without ca = true")
         return value
 
+    @field_validator("permitted_names", "excluded_names")
+    @classmethod
+    def _are_bases(cls, value: dict[str, tuple[str, ...]], info: ValidationInfo) -> dict[str, tuple[str, ...]]:
+        if value and not info.data.get("ca", True):
+            raise ValueError("means nothing without ca = true")
+        others = info.data.get("permitted_names", {}) if info.field_name == "excluded_names" else {}
+        for kind, bases in value.items():
+            for base in bases:
+                if not (_is_base(kind, base) or (base == "" and kind == "dns" and info.field_name == "excluded_names")):
+                    raise ValueError(f"{kind}: want {_BASES[kind][0]}, have {shown(base)}")
+                if base in others.get(kind, ()):
+                    raise ValueError(f"{kind}: {shown(base)} is in permitted_names too")
+        return value
+
     @field_validator("policies")
     @classmethod
     def _have_urls(cls, value: dict[str, str]) -> dict[str, str]:
@@ -323,6 +376,25 @@ class ProfileConfig(Table):
             if url:
                 _url(url)
         return value
+
+    @field_validator("policy_notices")
+    @classmethod
+    def _are_of_policies(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        for oid in value:
+            if oid not in info.data.get("policies", value):
+                raise ValueError(f"is about {oid}, which policies lacks")
+        return value
+
+
+def _is_base(kind: str, base: str) -> bool:
+    try:
+        return bool(_BASES[kind][1](base))
+    except (ValueError, BadCertTemplate):
+        return False
+
+
+def _words(fault: ValueError | BadCertTemplate) -> str:
+    return fault.text if isinstance(fault, BadCertTemplate) else str(fault)
 
 
 def _attributes_within(value: dict[str, str], info: ValidationInfo) -> None:

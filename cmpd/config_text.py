@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from cmpd.config_values import Span, duration_text, nearest, quoted, shown
+from cmpd.config_values import PlacedError, Span, duration_text, nearest, quoted, shown
 
 _WIDTH: Final = 100
 
@@ -38,7 +38,8 @@ def _line(details: ErrorDetails, root: type[BaseModel]) -> str:
     if kind == "missing":
         return f"{_dotted(path)}: missing"
     if kind == "value_error":
-        return f"{_dotted(path)}: {limits['error']}"
+        fault = limits["error"]
+        return str(fault) if isinstance(fault, PlacedError) else f"{_dotted(path)}: {fault}"
     if kind == "literal_error":
         words = str(limits["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         return f"{_dotted(path)}: {shown(found)} is not possible{nearest(found, words)}"

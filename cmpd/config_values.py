@@ -102,6 +102,10 @@ def nearest(value: object, known: Collection[str]) -> str:
     return f"; the nearest is {shown(folded[found[0]])}" if found else f"; known are {', '.join(known)}"
 
 
+class PlacedError(ValueError):
+    """A mistake that a check of several tables finds; its text begins with the path of the key."""
+
+
 def within(part: Collection[str], whole: Collection[str], noun: str) -> None:
     """ValueError unless all of `part`, the value of the key `noun`, is in `whole`."""
     missing = [shown(value) for value in part if value not in whole]

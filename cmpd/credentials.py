@@ -30,9 +30,11 @@ from typing import Final, Generic, Literal, Protocol, TypeVar, cast
 
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
+from cmpd.asn1.names import read_name
 from cmpd.certificates import Certificate, read_certificate, time_text, verify_signature
 from cmpd.env import Env
 from cmpd.errors import BadDataFormat, SignerNotTrusted
+from cmpd.name_constraints import match_form
 from cmpd.paths import (
     LEAF_NOUN,
     CertificationPath,
@@ -174,6 +176,12 @@ class CredentialDirectory:
                 self._senders.drop(fingerprint)
                 raise
         return known.credential
+
+    async def registered(self, sender: bytes, key_identifier: bytes | None) -> tuple[bytes, ...]:
+        """The registered certificates with this subject (DER of a Name) and, unless None, SubjectKeyIdentifier."""
+        found = await self._read_registered(self._store.generation)
+        named = [anchor.certificate for anchor in found.anchors.named(match_form(read_name(sender)))]
+        return tuple(one.der for one in named if key_identifier in (None, one.key_identifier))
 
     async def _find_sender(
         self, octets: bytes, others: tuple[bytes, ...], stale: "_Sender | None", any_status: bool
@@ -425,13 +433,16 @@ def _reference_text(reference: bytes) -> str:
 
 
 def _credential(leaf: Certificate, entity: Entity, record: CertificateRecord | None) -> SenderCredential:
+    usage = leaf.key_usage
     return SenderCredential(
         certificate=leaf.der,
         fingerprint=leaf.fingerprint.hex(),
         key=cast(PublicKeyTypes, leaf.key),  # find_path refuses a leaf whose key is not supported
         subject=leaf.subject,
         key_identifier=leaf.key_identifier,
-        may_sign=leaf.key_usage is None or leaf.key_usage.digital_signature,
+        may_sign=usage is None or usage.digital_signature,
+        may_agree=usage is None or usage.key_agreement,
+        may_encipher=usage is None or usage.key_encipherment,
         entity=entity,
         serial=record.serial if record else None,
         profile=record.profile if record else None,

@@ -17,17 +17,18 @@ from typing import Final
 
 from cmpd.asn1 import der
 from cmpd.asn1.der import DerError
+from cmpd.asn1.oids import contents
 from cmpd.frozen import frozen
-from cmpd.profiles.extensions import encode_extension
+from cmpd.profiles.prepared import encode_extension
 from cmpd.records import CRL_REASONS, CertificateState, CrlRecord, RevokedCertificate, StatusChange
 from cmpd.requests import read_extensions, read_time
 
-_OID_CRL_NUMBER: Final = der.encode_oid("2.5.29.20")[2:]
-_OID_REASON_CODE: Final = der.encode_oid("2.5.29.21")[2:]
-_OID_INVALIDITY_DATE: Final = der.encode_oid("2.5.29.24")[2:]
-_OID_DELTA_CRL_INDICATOR: Final = der.encode_oid("2.5.29.27")[2:]
-_OID_ISSUING_DISTRIBUTION_POINT: Final = der.encode_oid("2.5.29.28")[2:]
-_OID_FRESHEST_CRL: Final = der.encode_oid("2.5.29.46")[2:]
+_OID_CRL_NUMBER: Final = contents("2.5.29.20")
+_OID_REASON_CODE: Final = contents("2.5.29.21")
+_OID_INVALIDITY_DATE: Final = contents("2.5.29.24")
+_OID_DELTA_CRL_INDICATOR: Final = contents("2.5.29.27")
+_OID_ISSUING_DISTRIBUTION_POINT: Final = contents("2.5.29.28")
+_OID_FRESHEST_CRL: Final = contents("2.5.29.46")
 
 _VERSION_2: Final = der.encode_integer(1)
 _ONLY_CONTAINS_USER_CERTS: Final = b"\x81\x01\xff"  # [1] TRUE

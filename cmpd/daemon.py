@@ -11,15 +11,16 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeVar
 
 import uvloop
 
 from cmpd import __version__, logs, notify
 from cmpd.asn1 import der
-from cmpd.asn1.names import fold, name_text
+from cmpd.asn1.names import read_name
 from cmpd.ca import CertificateAuthority
 from cmpd.config import Config
 from cmpd.credentials import CredentialDirectory
@@ -28,6 +29,7 @@ from cmpd.env import Env
 from cmpd.errors import StoreError
 from cmpd.handlers.base import Service
 from cmpd.handlers.confirm import lapse
+from cmpd.name_constraints import MatchForm, match_form
 from cmpd.ocsp_signer import record_service_certificate
 from cmpd.outline import outline
 from cmpd.profiles import Profile
@@ -35,8 +37,10 @@ from cmpd.profiles.extensions import OID_KEY_USAGE, OID_SKI
 from cmpd.protection.base import ProtectionPolicy, Protector
 from cmpd.publishing import Publishing, locations
 from cmpd.responder import Responder, Settings
+from cmpd.signing.agreement import StaticAgreementKey, load_agreement_key
 from cmpd.signing.base import SigningKey
 from cmpd.signing.file import load_key, read_certificates
+from cmpd.signing.kem import MlKemKey, load_kem_key
 from cmpd.signing.recipient import RsaRecipient, load_recipient
 from cmpd.store import open_store
 from cmpd.store.base import Store
@@ -44,6 +48,7 @@ from cmpd.store.sealing import Sealer
 from cmpd.threads import Derivations, Offloader
 
 _log = logging.getLogger("cmpd")
+T = TypeVar("T")
 
 DRAIN_SECONDS: Final = 30.0
 """How long requests in flight may take after SIGTERM."""
@@ -124,6 +129,8 @@ class _Keys:
     signer: Protector
     sealer: Sealer
     recipient: RsaRecipient | None
+    agreement: StaticAgreementKey | None
+    kem: MlKemKey | None
     own: tuple[tuple[str, bytes], ...]
 
 
@@ -152,13 +159,22 @@ def _load_keys(config: Config, env: Env, offload: Offloader) -> _Keys:
     cmp_key = load_key(config.cmp.key, passphrase, cmp_certificate, offload=offload, signature=config.cmp.signature)
     signer = make_signer(cmp_key, cmp_certificate, ca)
     sealer = Sealer.load(config.store.secrets_key, passphrase, env)
-    recipient = _recipient(config, passphrase, env, offload)
+    recipient = _pair(
+        config.cmp.encryption_certificate,
+        config.cmp.encryption_key,
+        lambda path, one: load_recipient(path, passphrase, one, env, offload=offload),
+    )
+    agreement = _pair(
+        config.cmp.agreement_certificate,
+        config.cmp.agreement_key,
+        lambda path, one: load_agreement_key(path, passphrase, one, offload=offload),
+    )
+    kem = _pair(config.cmp.kem_certificate, config.cmp.kem_key, lambda path, one: load_kem_key(path, passphrase, one))
     if not may_sign_crls(certificate):
         _log.warning("ca.certificate: its keyUsage has no cRLSign: nobody may accept the CRLs that it signs")
-    own = [("cmp", cmp_certificate)]
-    if recipient is not None:
-        own.append(("encryption", recipient.certificate))
-    return _Keys(passphrase, ca, signer, sealer, recipient, tuple(own))
+    optional = {"encryption": recipient, "agreement": agreement, "kem": kem}
+    own = (("cmp", cmp_certificate), *((name, key.certificate) for name, key in optional.items() if key is not None))
+    return _Keys(passphrase, ca, signer, sealer, recipient, agreement, kem, own)
 
 
 async def _assemble_on(
@@ -184,6 +200,9 @@ async def _assemble_on(
         crls=publishing.publisher,
         sealer=keys.sealer,
         recipient=keys.recipient,
+        agreement=keys.agreement,
+        kem=keys.kem,
+        kem_only=config.cmp.protection == "kem",
         protection=_policy(config),
         offload=threads[1],
     )
@@ -195,17 +214,17 @@ async def _assemble_on(
     return Daemon(store, service, responder, doors, publishing, threads)
 
 
-def _recipient(config: Config, passphrase: bytes, env: Env, offload: Offloader) -> RsaRecipient | None:
-    path, key = config.cmp.encryption_certificate, config.cmp.encryption_key
-    if path is None or key is None:
+def _pair(certificate: Path | None, key: Path | None, load: Callable[[Path, bytes], T]) -> T | None:
+    """What `load` makes of the path of a key and its certificate (DER); None if they are not configured."""
+    if certificate is None or key is None:
         return None
-    (certificate, *_) = read_certificates(path)
-    return load_recipient(key, passphrase, certificate, env, offload=offload)
+    (first, *_) = read_certificates(certificate)
+    return load(key, first)
 
 
-def reserved_names(certificates: Iterable[bytes]) -> frozenset[str]:
+def reserved_names(certificates: Iterable[bytes]) -> frozenset[MatchForm]:
     """The subjects of these certificates (DER), for Service.reserved_names."""
-    return frozenset(fold(name_text(outline(certificate).subject)) for certificate in certificates)
+    return frozenset(match_form(read_name(outline(certificate).subject)) for certificate in certificates)
 
 
 def may_sign_crls(certificate: bytes) -> bool:

@@ -207,8 +207,9 @@ class Doors:
 
 def _door(name: str, table: EntranceConfig) -> Door:
     bodies = None if table.bodies is None else frozenset[str](table.bodies)
+    listens, strict = isinstance(table, ListenerConfig), table.mode == "strict"
     authenticates = isinstance(table, ListenerConfig) and table.tls_authenticates
-    return Door(name, bodies, table.default_profile or "", authenticates, strict=table.mode == "strict")
+    return Door(name, bodies, table.default_profile or "", authenticates, strict=strict, slow=not listens)
 
 
 class _Passed:

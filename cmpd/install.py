@@ -1,9 +1,12 @@
-"""What `cmpd init` does: a new CA below one directory, complete or not at all.
+"""What `cmpd init` and `cmpd key add` do: a new CA below one directory, complete or not at all, and more keys for it.
 
 A root CA is made in one go. A subordinate CA takes two: `make_subordinate` leaves a request (CSR) for the CA above,
 and `install_certificate` takes in what that CA answers. Everything is written into DIR/.init first and renamed into
 place at the end; what is there already is never touched, and DIR/.init left behind by a run that was cut off stops the
 next one. The certificates themselves are made in bootstrap.py.
+
+`make_pair` and `place_pair` add one key with its certificate to a CA that exists; in between the certificate is
+recorded, so that none is in the world that the CA does not know.
 """
 
 import base64
@@ -11,7 +14,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,17 +23,21 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cmpd.asn1 import names
 from cmpd.asn1.signing import SigningPrivateKey
 from cmpd.bootstrap import (
+    agreement_certificate,
     cmp_certificate,
     encryption_certificate,
+    kem_certificate,
     path_to_root,
     request,
     root_certificate,
 )
-from cmpd.config import load, read_passphrase, template
+from cmpd.config import CmpConfig, Config, load, read_passphrase, template
 from cmpd.env import Env
 from cmpd.errors import ConfigError
 from cmpd.private_keys import KEY_TYPES, same_kind
+from cmpd.signing.agreement import AGREEMENT_KEYS
 from cmpd.signing.file import encrypted_pem, load_key, pem, read_certificates, read_private_key
+from cmpd.signing.kem import KEM_KEYS
 from cmpd.store.sealing import Sealer
 
 KEYS: Final = {name: make for name, make in KEY_TYPES.items() if name != "rsa2048"}
@@ -89,7 +96,9 @@ def install_certificate(directory: Path, file: Path, chain: Path | None, env: En
     """Take in the certificate of a subordinate CA, the first one in `file`; the ones above it are in either file."""
     config = load(directory / "cmpd.toml")
     if config.ca.chain is None:
-        raise ConfigError(f"{directory / 'cmpd.toml'}: ca.chain: missing, a subordinate CA needs it")
+        raise ConfigError(
+            f"{directory / 'cmpd.toml'}: ca.chain: missing, a subordinate CA needs it (cmpd init --subordinate)"
+        )
     certificate, *others = read_certificates(file)
     above = path_to_root(certificate, [*others, *(read_certificates(chain) if chain else ())], int(env.now()))
     passphrase = config.ca.passphrase()
@@ -104,6 +113,94 @@ def install_certificate(directory: Path, file: Path, chain: Path | None, env: En
         _write(staged(config.ca.chain), b"".join(pem("CERTIFICATE", one) for one in above))
         _write(staged(anchor), pem("CERTIFICATE", above[-1]))
         _write_pairs(pairs, staged, key, certificate, passphrase, env)
+
+
+# --- keys that are added ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Addable:
+    """A key that the server may have: how it is made by type, the usual type first, and its certificate.
+
+    `paths`: those of certificate and key that are configured.
+    """
+
+    types: Mapping[str, Callable[[], Any]]
+    certify: Callable[[Any, SigningPrivateKey, bytes, Env], bytes]
+    paths: Callable[[CmpConfig], tuple[Path | None, Path | None]]
+
+
+ADDABLE: Final[dict[str, Addable]] = {
+    "encryption": Addable(
+        {name: KEY_TYPES[name] for name in ("rsa3072", "rsa4096")},
+        encryption_certificate,
+        lambda cmp: (cmp.encryption_certificate, cmp.encryption_key),
+    ),
+    "agreement": Addable(
+        AGREEMENT_KEYS, agreement_certificate, lambda cmp: (cmp.agreement_certificate, cmp.agreement_key)
+    ),
+    "kem": Addable(KEM_KEYS, kem_certificate, lambda cmp: (cmp.kem_certificate, cmp.kem_key)),
+}
+"""By the purpose that the record of the certificate has; [cmp] has PURPOSE_certificate and PURPOSE_key for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A key and its certificate (DER) that have no place yet. `configured`: the configuration names the files."""
+
+    certificate_path: Path
+    key_path: Path
+    certificate: bytes
+    pem: bytes = field(repr=False)  # the key, encrypted
+    configured: bool
+
+
+def make_pair(config: Config, purpose: str, key_type: str | None, env: Env) -> Pair:
+    """Make a key of ADDABLE and its certificate: for the files that are configured, or beside those of cmp.key.
+
+    ConfigError if one of these files is there, or the CA's key cannot be used or its certificate does not fit.
+    """
+    addable, cmp = ADDABLE[purpose], config.cmp
+    configured = addable.paths(cmp)
+    certificate_path = configured[0] or cmp.certificate.with_name(f"{purpose}.pem")
+    key_path = configured[1] or cmp.key.with_name(f"{purpose}.key.pem")
+    for path in (certificate_path, key_path):
+        if os.path.lexists(path):
+            raise ConfigError(f"{path} is there already; nothing was changed. Move it away to have another one made")
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no directory {path.parent}")
+    passphrase = config.ca.passphrase()
+    (ca_certificate, *_) = read_certificates(config.ca.certificate)
+    load_key(config.ca.key, passphrase, ca_certificate)
+    ca_key = read_private_key(config.ca.key, passphrase)
+    key = addable.types[key_type or next(iter(addable.types))]()
+    certificate = addable.certify(key, ca_key, ca_certificate, env)
+    return Pair(certificate_path, key_path, certificate, encrypted_pem(key, passphrase, env), None not in configured)
+
+
+def place_pair(pair: Pair) -> None:
+    """Write both files, or none; FileExistsError if one has come in the meantime."""
+    _place(pair.key_path, pair.pem, 0o600)
+    try:
+        _place(pair.certificate_path, pem("CERTIFICATE", pair.certificate), 0o644)
+    except BaseException:
+        pair.key_path.unlink()
+        raise
+
+
+def _place(path: Path, octets: bytes, mode: int) -> None:
+    """Write a file as whole, with the owner of its directory, never over another one."""
+    new = path.with_name(f".{path.name}.new")
+    _write(new, octets, mode)
+    try:
+        if os.geteuid() == 0:  # the server, which runs as another user, has to read it
+            owner = path.parent.stat()
+            os.chown(new, owner.st_uid, owner.st_gid)
+        _sync(new)
+        os.link(new, path)
+    finally:
+        new.unlink()
+    _sync(path.parent)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

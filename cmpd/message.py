@@ -3,7 +3,8 @@
 decode() reads the header by position and leaves the body as octets for bodies.py. All of it is checked to be DER first,
 so nothing lazy or malformed is left behind this border. What protection is verified over is made of the received
 octets, never of a re-encoding. When a message cannot be read, the fields that were read before the fault are kept
-(Undecodable.header), so that the answer still reaches the right transaction.
+(Undecodable.header), so that the answer still reaches the right transaction. messageTime alone may be in a form that is
+not DER: whether a door takes that is for check_header to say, which knows the door (transaction.py).
 """
 
 from contextlib import suppress
@@ -14,7 +15,9 @@ from typing import Any, Final
 from cmpd.asn1 import der
 from cmpd.asn1.cmp import PKIMessage
 from cmpd.asn1.der import DerError
-from cmpd.asn1.names import read_name
+from cmpd.asn1.general_names import read_general_name
+from cmpd.asn1.oids import contents
+from cmpd.asn1.times import any_time
 from cmpd.errors import BadDataFormat
 from cmpd.frozen import frozen
 
@@ -24,10 +27,10 @@ NULL_DN: Final = b"\xa4\x02\x30\x00"
 LOWEST_PVNO: Final = 2
 HIGHEST_PVNO: Final = 3
 
-ID_IT_IMPLICIT_CONFIRM: Final = der.encode_oid("1.3.6.1.5.5.7.4.13")[2:]
-ID_IT_CONFIRM_WAIT_TIME: Final = der.encode_oid("1.3.6.1.5.5.7.4.14")[2:]
-ID_IT_REV_PASSPHRASE: Final = der.encode_oid("1.3.6.1.5.5.7.4.12")[2:]
-ID_IT_CERT_PROFILE: Final = der.encode_oid("1.3.6.1.5.5.7.4.21")[2:]
+ID_IT_IMPLICIT_CONFIRM: Final = contents("1.3.6.1.5.5.7.4.13")
+ID_IT_CONFIRM_WAIT_TIME: Final = contents("1.3.6.1.5.5.7.4.14")
+ID_IT_REV_PASSPHRASE: Final = contents("1.3.6.1.5.5.7.4.12")
+ID_IT_CERT_PROFILE: Final = contents("1.3.6.1.5.5.7.4.21")
 
 BODY_NAMES: Final = (
     *("ir", "ip", "cr", "cp", "p10cr", "popdecc", "popdecr", "kur", "kup", "krr", "krp", "rr", "rp", "ccr", "ccp"),
@@ -42,12 +45,16 @@ MAX_IDENTIFIER: Final = 512
 """Longest senderKID, recipKID, transactionID or nonce that is read, in octets."""
 
 _MAX_HEADER_FIELDS = 32  # that are looked at when a header cannot be read; it has 12
-_MAX_GENERAL_NAME = 8192
 _MAX_GENERAL_INFO = 64
 _MAX_EXTRA_CERTS = 32
 _CACHED_VALUE = 256  # octets of a header field; longer ones are read anew each time: bounds the memory of the caches
 _CACHED_EXTRA_CERTS = 4096  # longer extraCerts are split anew each time: bounds the memory of the cache
-_GENERAL_NAME_TAGS = frozenset({0xA0, 0x81, 0x82, 0xA4, 0x86, 0x87, 0x88})  # no x400Address, no ediPartyName
+
+
+class OddTime(int):
+    """Unix seconds of a messageTime that RFC 9810 section 5.2.9 does not allow: a UTCTime, with fractions or an offset,
+    or without seconds or zone.
+    """
 
 
 @frozen
@@ -65,7 +72,7 @@ class Header:
     pvno: int
     sender: bytes = NULL_DN
     recipient: bytes = NULL_DN
-    message_time: int | None = None  # Unix seconds
+    message_time: int | None = None  # Unix seconds; an OddTime if it is in no form of DER
     protection_alg: bytes | None = None
     sender_kid: bytes | None = None
     recip_kid: bytes | None = None
@@ -112,10 +119,10 @@ class Header:
             names = []
             for tag, _, inner, after in der.children(value, start, stop, 64):
                 if tag != der.UTF8_STRING:
-                    raise DerError("certProfile: want UTF8String")
+                    raise DerError(f"certProfile: want UTF8String, have tag {tag:02X}")
                 names.append(value[inner:after].decode())
             if not names or stop != len(value):
-                raise DerError("certProfile: want one SEQUENCE of at least one UTF8String")
+                raise DerError("certProfile: want one SEQUENCE of at least one UTF8String, have another value")
         except DerError as fault:
             raise BadDataFormat(f"generalInfo: {fault} (RFC 9810 section 5.1.1.4)") from None
         return tuple(names)
@@ -160,15 +167,22 @@ def decode(octets: bytes) -> Envelope:
     except DerError as fault:
         _salvage(octets, fields)
         header = Header(**fields) if "pvno" in fields else None
-        raise Undecodable(f"PKIMessage: {fault}", header) from None
+        text = str(fault)
+        raise Undecodable(
+            f"PKIMessage: {text if 'want' in text else f'want its DER, have a fault: {text}'}", header
+        ) from None
 
 
 def _salvage(data: bytes, fields: dict[str, Any]) -> None:
-    """Adds what says to which message an answer belongs, where it stands behind the fault and can be read."""
+    """Adds what says to whom and to which message an answer belongs, where it can be read in spite of the fault."""
     with suppress(DerError):
-        start, stop = der.expect(data, 0, len(data), der.SEQUENCE, "PKIMessage")
-        start, stop = der.expect(data, start, stop, der.SEQUENCE, "header")
-        for tag, _, inner, after in der.children(data, start, stop, _MAX_HEADER_FIELDS):
+        start, stop = _open(data, *_open(data, 0, len(data)))
+        if not fields:  # the fault is around the header
+            with suppress(DerError):
+                _read_header(data, start, stop, fields)
+        for _ in range(_MAX_HEADER_FIELDS):
+            tag, inner, after = der.header(data, start, stop)
+            start = after
             name, noun, read = _HEADER_FIELDS.get(tag, ("", "", _read_octets))
             if name not in ("transaction_id", "sender_nonce") or name in fields:
                 continue
@@ -177,10 +191,21 @@ def _salvage(data: bytes, fields: dict[str, Any]) -> None:
                 fields.setdefault("pvno", LOWEST_PVNO)
 
 
+def _open(data: bytes, pos: int, end: int) -> tuple[int, int]:
+    """(start, stop) of the contents of a SEQUENCE, as much as there is of it, however its length is encoded."""
+    if pos + 2 > end or data[pos] != der.SEQUENCE:
+        raise DerError("want a SEQUENCE, have none")
+    size, start = data[pos + 1], pos + 2
+    if size >= 0x80:
+        start += size & 0x7F
+        size = int.from_bytes(data[pos + 2 : start], "big") or end  # indefinite: to the end of what contains it
+    return start, min(start + size, end)
+
+
 def _decode(data: bytes, fields: dict[str, Any]) -> Envelope:
     start, stop = der.expect(data, 0, len(data), der.SEQUENCE, "PKIMessage")
     if stop != len(data):
-        raise DerError(f"{len(data) - stop} octets after its end")
+        raise DerError(f"want nothing after its end, have {len(data) - stop} octets")
     header_start, header_stop = der.expect(data, start, stop, der.SEQUENCE, "header")
     _read_header(data, header_start, header_stop, fields)
     tag, body_start, body_stop = der.header(data, header_stop, stop)
@@ -188,7 +213,7 @@ def _decode(data: bytes, fields: dict[str, Any]) -> Envelope:
         raise DerError(f"body: want a tag from A0 to BA, have {tag:02X}")
     der.check(data, body_start, body_stop)
     if der.header(data, body_start, body_stop)[2] != body_stop:
-        raise DerError("body: more than one value")
+        raise DerError("body: want one value, have more")
     protection, extra_certs = _read_tail(data, body_stop, stop)
     return Envelope(
         der=data,
@@ -208,7 +233,7 @@ def _read_tail(data: bytes, pos: int, end: int) -> tuple[bytes | None, tuple[byt
         _, start, pos = der.header(data, pos, end)
         inner, after = der.expect(data, start, pos, der.BIT_STRING, "protection")
         if after != pos:
-            raise DerError("protection: more than one value")
+            raise DerError("protection: want one value, have more")
         protection = der.octet_aligned(data, inner, after, "protection")
     if pos < end and data[pos] == 0xA1:
         _, start, pos = der.header(data, pos, end)
@@ -216,7 +241,7 @@ def _read_tail(data: bytes, pos: int, end: int) -> tuple[bytes | None, tuple[byt
         split = _split_certificates if len(octets) <= _CACHED_EXTRA_CERTS else _split_certificates.__wrapped__
         extra_certs = split(octets)
     if pos != end:
-        raise DerError("want nothing after protection [0] and extraCerts [1]")
+        raise DerError("want nothing after protection [0] and extraCerts [1], have more, or another order")
     return protection, extra_certs
 
 
@@ -225,9 +250,9 @@ def _split_certificates(octets: bytes) -> tuple[bytes, ...]:
     """The certificates in the value of extraCerts; the same few chains arrive again and again."""
     der.check(octets, 0, len(octets))
     start, stop = der.expect(octets, 0, len(octets), der.SEQUENCE, "extraCerts")
-    items = der.children(octets, start, stop, _MAX_EXTRA_CERTS)
+    items = _children(octets, start, stop, _MAX_EXTRA_CERTS, "extraCerts")
     if stop != len(octets) or not items or any(tag != der.SEQUENCE for tag, *_ in items):
-        raise DerError("extraCerts: want a SEQUENCE of at least one Certificate")
+        raise DerError("extraCerts: want a SEQUENCE of at least one Certificate, have another value")
     return tuple(octets[pos:after] for _, pos, _, after in items)
 
 
@@ -239,61 +264,47 @@ def _read_header(data: bytes, pos: int, end: int, fields: dict[str, Any]) -> Non
     fields["pvno"] = der.integer(data, start, stop, "pvno")
     pos = stop
     for name in ("sender", "recipient"):
-        if pos >= end:
-            raise DerError(f"{name}: missing")
-        tag, _, stop = der.header(data, pos, end)
-        if tag not in _GENERAL_NAME_TAGS:
-            raise DerError(f"{name}: want a GeneralName, have tag {tag:02X}")
-        if stop - pos > _MAX_GENERAL_NAME:
-            raise DerError(f"{name}: want at most {_MAX_GENERAL_NAME} octets, have {stop - pos}")
-        check = _check_general_name if stop - pos <= _CACHED_VALUE else _check_general_name.__wrapped__
-        fields[name] = check(data[pos:stop], name)
-        pos = stop
+        fields[name] = read_general_name(data, pos, end, name, of_any_kind=name == "recipient")
+        pos += len(fields[name])
     before = 0
     while pos < end:
         tag, start, stop = der.header(data, pos, end)
         row = _HEADER_FIELDS.get(tag)
         if row is None or tag <= before:
-            raise DerError(f"header: tag {tag:02X} is unknown or out of order")
+            raise DerError(f"header: want fields with the tags A0 to A8, in their order and each once, have {tag:02X}")
         name, noun, read = row
-        fields[name] = read(data, start, stop, noun)
+        value = read(data, start, stop, noun)
+        if name:
+            fields[name] = value
         before, pos = tag, stop
-    fields.pop("free_text", None)  # checked, and read by nobody
-
-
-@lru_cache(maxsize=4096)  # a long-lived client has one name, and so has the CA
-def _check_general_name(octets: bytes, noun: str) -> bytes:
-    """The octets of a GeneralName whose contents are what its tag says (RFC 5280 section 4.2.1.6)."""
-    der.check(octets, 0, len(octets))
-    tag, start, stop = der.header(octets, 0, len(octets))
-    if tag == 0xA4:
-        read_name(octets[start:stop])
-    elif tag == 0xA0:
-        after = der.expect(octets, start, stop, der.OID, noun)[1]
-        inner, end = der.expect(octets, after, stop, 0xA0, noun)
-        if end != stop or der.header(octets, inner, end)[2] != end:
-            raise DerError(f"{noun}: want an otherName of a type-id and one value")
-    elif tag in (0x81, 0x82, 0x86):
-        if start == stop or not octets[start:stop].isascii():
-            raise DerError(f"{noun}: want an IA5String of at least one character")
-    elif tag == 0x87:
-        if stop - start not in (4, 16):
-            raise DerError(f"{noun}: want an iPAddress of 4 or 16 octets")
-    elif tag == 0x88:
-        der.check_oid(octets, start, stop, noun)
-    return octets
 
 
 def _only(data: bytes, pos: int, end: int, tag: int, noun: str) -> tuple[int, int]:
     """(start, stop) of the contents of the one value with `tag` that fills [pos, end)."""
     start, stop = der.expect(data, pos, end, tag, noun)
     if stop != end:
-        raise DerError(f"{noun}: want one value")
+        raise DerError(f"{noun}: want one value, have more")
     return start, stop
+
+
+def _children(data: bytes, start: int, stop: int, limit: int, noun: str) -> list[tuple[int, int, int, int]]:
+    items = der.children(data, start, stop)
+    if len(items) > limit:
+        raise DerError(f"{noun}: want at most {limit} values, have {len(items)}")
+    return items
 
 
 def _read_time(data: bytes, pos: int, end: int, noun: str) -> int:
     return der.generalized_time(data, *_only(data, pos, end, der.GENERALIZED_TIME, noun), noun)
+
+
+def _read_message_time(data: bytes, pos: int, end: int, noun: str) -> int:
+    with suppress(DerError):
+        return _read_time(data, pos, end, noun)
+    tag, start, stop = der.header(data, pos, end)
+    if stop != end:
+        raise DerError(f"{noun}: want one value, have more")
+    return OddTime(any_time(data, tag, start, stop, noun))
 
 
 def _read_algorithm(data: bytes, pos: int, end: int, noun: str) -> bytes:
@@ -322,7 +333,7 @@ def _read_free_text(data: bytes, pos: int, end: int, noun: str) -> None:
     der.check(data, start, stop)
     items = der.children(data, start, stop)
     if not items or any(tag != der.UTF8_STRING for tag, *_ in items):
-        raise DerError(f"{noun}: want a SEQUENCE of at least one UTF8String")
+        raise DerError(f"{noun}: want a SEQUENCE of at least one UTF8String, have another value")
 
 
 def _read_general_info(data: bytes, pos: int, end: int, noun: str) -> tuple[InfoTypeAndValue, ...]:
@@ -335,27 +346,27 @@ def _split_general_info(data: bytes, noun: str) -> tuple[InfoTypeAndValue, ...]:
     start, stop = _only(data, 0, len(data), der.SEQUENCE, noun)
     der.check(data, start, stop)
     found = []
-    for tag, _, inner, after in der.children(data, start, stop, _MAX_GENERAL_INFO):
+    for tag, _, inner, after in _children(data, start, stop, _MAX_GENERAL_INFO, noun):
         if tag != der.SEQUENCE:
             raise DerError(f"{noun}: want InfoTypeAndValue, have tag {tag:02X}")
         oid_start, oid_stop = der.expect(data, inner, after, der.OID, noun)
         if oid_stop != after and der.header(data, oid_stop, after)[2] != after:
-            raise DerError(f"{noun}: more than one infoValue")
+            raise DerError(f"{noun}: want one infoValue, have more")
         found.append(InfoTypeAndValue(data[oid_start:oid_stop], data[oid_stop:after] or None))
     if not found:
-        raise DerError(f"{noun}: empty")
+        raise DerError(f"{noun}: want at least one InfoTypeAndValue, have none")
     return tuple(found)
 
 
 _HEADER_FIELDS: Final = {
-    0xA0: ("message_time", "messageTime", _read_time),
+    0xA0: ("message_time", "messageTime", _read_message_time),
     0xA1: ("protection_alg", "protectionAlg", _read_algorithm),
     0xA2: ("sender_kid", "senderKID", _read_octets),
     0xA3: ("recip_kid", "recipKID", _read_octets),
     0xA4: ("transaction_id", "transactionID", _read_octets),
     0xA5: ("sender_nonce", "senderNonce", _read_octets),
     0xA6: ("recip_nonce", "recipNonce", _read_octets),
-    0xA7: ("free_text", "freeText", _read_free_text),
+    0xA7: ("", "freeText", _read_free_text),  # checked, and read by nobody
     0xA8: ("general_info", "generalInfo", _read_general_info),
 }
 

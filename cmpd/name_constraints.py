@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from cmpd.asn1 import der
-from cmpd.asn1.names import ATTRIBUTE_TYPES, Name, attribute_texts, fold, read_name
+from cmpd.asn1.general_names import DNS_NAME, IP_ADDRESS, RFC822_NAME, URI
+from cmpd.asn1.names import ATTRIBUTE_TYPES, DIRECTORY_NAME, Name, attribute_texts, fold, read_name
 
 PlainName = tuple[str, Any]
 """A GeneralName as (form, value): a MatchForm for directoryName, an address or network for iPAddress, else a text."""
@@ -112,11 +113,11 @@ class IssuingLimits:
 
 
 _TAGS: Final[dict[int, tuple[str, Callable[[bytes], Any]]]] = {
-    0x81: ("rfc822Name", bytes.decode),
-    0x82: ("dNSName", bytes.decode),
-    0x86: ("uniformResourceIdentifier", bytes.decode),
-    0x87: ("iPAddress", ipaddress.ip_address),
-    0xA4: ("directoryName", lambda contents: match_form(read_name(contents))),
+    RFC822_NAME: ("rfc822Name", bytes.decode),
+    DNS_NAME: ("dNSName", bytes.decode),
+    URI: ("uniformResourceIdentifier", bytes.decode),
+    IP_ADDRESS: ("iPAddress", ipaddress.ip_address),
+    DIRECTORY_NAME: ("directoryName", lambda contents: match_form(read_name(contents))),
 }
 """What certificates of this CA may have in subjectAltName (profiles/alt_names.py), by the tag."""
 
@@ -127,6 +128,25 @@ def _encoded_names(san: bytes) -> tuple[PlainName, ...]:
     return tuple(
         (_TAGS[tag][0], _TAGS[tag][1](san[inner:after])) for tag, _, inner, after in der.children(san, start, stop)
     )
+
+
+def match_general_names(san: bytes) -> tuple[tuple[str, str], ...]:
+    """What the DER of GeneralNames that was checked before is compared by: neither the order nor the letter case of
+    hosts counts (RFC 5280 sections 7.2 to 7.5), nor how often a name is there.
+    """
+    return tuple(sorted({(form, _comparable(form, value)) for form, value in _encoded_names(san)}))
+
+
+def _comparable(form: str, value: Any) -> str:
+    if form == "dNSName":
+        return str(value.lower())
+    if form == "rfc822Name":
+        local, _, host = value.rpartition("@")
+        return f"{local}@{host.lower()}"
+    if form == "uniformResourceIdentifier":
+        parts = urlsplit(value)
+        return str(parts._replace(netloc=parts.netloc.lower()).geturl())
+    return repr(value)
 
 
 def issuing_limits(path: Sequence[bytes]) -> IssuingLimits | None:
@@ -175,10 +195,12 @@ def _directory_name(name: MatchForm, base: MatchForm) -> bool:
     return name[: len(base)] == base
 
 
-def _dns_name(name: str, base: str) -> bool:
+def _dns_name(name: str, base: str) -> bool | None:
     name, base = name.lower().removesuffix("."), base.lower().removesuffix(".")
     if not base or name == base:
         return True
+    if name.startswith("*.") and base.removeprefix(".").partition(".")[2] == name[2:]:
+        return None  # the wildcard stands for names within the base and for others
     return name.endswith(base if base.startswith(".") else "." + base)
 
 

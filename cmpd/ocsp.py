@@ -19,13 +19,14 @@ from typing import Final, Protocol
 from cmpd.asn1 import der
 from cmpd.asn1.algorithms import HASHES, read_algorithm
 from cmpd.asn1.der import DerError
+from cmpd.asn1.oids import contents
 from cmpd.config_status import OcspConfig
 from cmpd.env import Env
 from cmpd.errors import StoreError, SystemUnavail
 from cmpd.frozen import frozen
 from cmpd.ocsp_reads import Event, StatusReads
 from cmpd.outline import outline
-from cmpd.profiles.extensions import encode_extension
+from cmpd.profiles.prepared import encode_extension
 from cmpd.records import CRL_REASONS, CertificateState, CertificateStatus
 from cmpd.requests import Extension, read_extensions
 from cmpd.signing.base import SigningKey
@@ -44,8 +45,8 @@ _MAX_HASH_OCTETS: Final = 64
 _LOG_SECONDS: Final = 10.0  # one line about tryLater each
 
 _BASIC: Final = der.encode_oid("1.3.6.1.5.5.7.48.1.1")
-_NONCE: Final = der.encode_oid("1.3.6.1.5.5.7.48.1.2")[2:]
-_ACCEPTABLE_RESPONSES: Final = der.encode_oid("1.3.6.1.5.5.7.48.1.4")[2:]
+_NONCE: Final = contents("1.3.6.1.5.5.7.48.1.2")
+_ACCEPTABLE_RESPONSES: Final = contents("1.3.6.1.5.5.7.48.1.4")
 _SUCCESSFUL: Final = der.tlv(der.ENUMERATED, b"\x00")
 _GOOD: Final = b"\x80\x00"
 _UNKNOWN: Final = b"\x82\x00"

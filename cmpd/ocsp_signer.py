@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from cmpd.asn1 import der
 from cmpd.asn1.names import name_text
+from cmpd.asn1.oids import contents
+from cmpd.asn1.signing import algorithm_name
 from cmpd.bootstrap import BACKDATE, issued, role_subject
 from cmpd.ca import CertificateAuthority
 from cmpd.changes import (
@@ -34,14 +36,8 @@ from cmpd.errors import CmpdError, ConfigError, StoreError, SystemUnavail
 from cmpd.ocsp import OcspSigner
 from cmpd.outline import outline
 from cmpd.private_keys import same_kind
-from cmpd.profiles.extensions import (
-    OID_EKU,
-    OID_SKI,
-    encode_eku,
-    encode_extension,
-    encode_key_usage,
-    key_identifier,
-)
+from cmpd.profiles.extensions import OID_EKU, OID_SKI, encode_eku, encode_key_usage, key_identifier
+from cmpd.profiles.prepared import encode_extension
 from cmpd.records import ServiceCertificate
 from cmpd.signing.file import FileKey, encrypted_pem, load_key, pem, public_key_info, read_certificates
 from cmpd.store.base import Store
@@ -57,7 +53,7 @@ _EXPECTED: Final = (CmpdError, OSError)
 _RETRY: Final = 300.0
 """Seconds until what failed is tried again: every attempt may leave a certificate in the database."""
 
-_OID_NOCHECK: Final = der.encode_oid("1.3.6.1.5.5.7.48.1.5")[2:]
+_OID_NOCHECK: Final = contents("1.3.6.1.5.5.7.48.1.5")
 _PURPOSES: Final = der.seq(der.encode_oid(EXTENDED_KEY_USAGES["OCSPSigning"]))
 
 
@@ -167,7 +163,7 @@ class SignerKeeper:
             raise ConfigError(f"certificate {self._path}: is not of this CA")
         if found.value(_OID_NOCHECK) is None or found.value(OID_EKU) != _PURPOSES:
             raise ConfigError(f"certificate {self._path}: is not for signing OCSP answers")
-        key = load_key(self._path, self._passphrase, certificate, offload=self._signing)
+        key = load_key(self._path, self._passphrase, certificate, offload=self._signing, signature=self._signature)
         return OcspSigner(certificate, key)
 
     async def _make(self) -> tuple[OcspSigner, bytes]:
@@ -176,7 +172,12 @@ class SignerKeeper:
         key_pem = await self._offload(lambda: encrypted_pem(key, self._passphrase, self._env))
         certificate = await self._issue(public_key_info(key))
         octets = MARK + pem("CERTIFICATE", certificate) + key_pem
-        return OcspSigner(certificate, FileKey(key, offload=self._signing)), octets
+        return OcspSigner(certificate, FileKey(key, offload=self._signing, signature=self._signature)), octets
+
+    @property
+    def _signature(self) -> str | None:
+        """What the CA signs with: who verifies its certificates verifies the answers too."""
+        return algorithm_name(self._ca.algorithm)
 
     async def _issue(self, public_key: bytes) -> bytes:
         """DER of a certificate for the key, recorded."""

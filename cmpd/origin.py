@@ -58,6 +58,7 @@ class Door:
     """One listener's rules. `name`: for the log ("tcp", "https" ...). `bodies`: what may begin a transaction, None =
     everything. `profile`: for requests that name none and whose requester may use it. `tls_authenticates`: a TLS client
     certificate stands for the protection of an unprotected request. `strict`: what RULES of strictness.py demand too.
+    `slow`: messages are carried there, by mail or by hand.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Door:
     profile: str = ""
     tls_authenticates: bool = False
     strict: bool = False
+    slow: bool = False
 
 
 @frozen

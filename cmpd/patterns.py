@@ -2,9 +2,9 @@ r"""Patterns of the configuration: regular expressions for whole values, matched
 
 Patterns are the operator's, values are the peer's: with a matcher that goes back and tries again, one careless pattern
 lets a peer stop the server. This one never goes back. A pattern becomes a graph of states once; a value is read
-character by character, and all states that can be reached are kept at the same time. So the worst cost is the number
-of states (MAX_STATES) times the length of the value (MAX_TEXT), and in the usual case one look-up a character: where a
-set of states leads to is remembered, in a bounded table.
+character by character, and all states that can be reached are kept at the same time, as the bits of one number. So the
+worst cost is the number of states (MAX_STATES) times the length of the value (MAX_TEXT), and in the usual case two
+look-ups a character: which states take it, and where these lead to, are remembered, in tables of bounded size.
 
 What there is means the same as in Python's `re.fullmatch` with ASCII and DOTALL: characters, `.`, `[a-z]`, `[^a-z]`,
 `\d`, `\w`, a backslash before what is neither letter nor digit, `( )`, `(?: )`, `|`, and after one of these `?`, `*`,
@@ -14,7 +14,7 @@ What there is means the same as in Python's `re.fullmatch` with ASCII and DOTALL
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 MAX_TEXT: Final = 512
 """Characters; a longer value matches nothing."""
@@ -22,7 +22,7 @@ MAX_PATTERN: Final = 512
 MAX_STATES: Final = 4096
 _MAX_DEPTH: Final = 20
 _MAX_COUNT: Final = 512
-_MAX_REMEMBERED: Final = 4096
+_MAX_REMEMBERED: Final = 1024
 
 _CLASSES: Final = {"d": frozenset(string.digits), "w": frozenset(string.ascii_letters + string.digits + "_")}
 _SPECIAL: Final = frozenset("()[]{}*+?|^$.\\")
@@ -70,45 +70,67 @@ class Pattern:
         if len(text) > MAX_PATTERN:
             raise ValueError(f"want a pattern of at most {MAX_PATTERN} characters, have {len(text)}")
         self.text = text
-        self._graph = _Graph()
-        end = self._graph.add(None, ())
-        self._end = end
-        begin = self._graph.build(_Reader(text).read(), end)
-        self._begin = self._graph.closure((begin,))
-        self._steps: dict[tuple[frozenset[int], str], frozenset[int]] = {}
+        graph = _Graph()
+        end = graph.add(None, ())
+        begin = graph.build(_Reader(text).read(), end)
+        graph.finish()
+        self._graph = graph
+        self._end = 1 << end
+        self._begin = graph.closures[begin]
+        self._takers: dict[str, int] = {}
+        self._steps: dict[int, int] = {}
 
     def matches(self, value: str) -> bool:
         """Whether the whole value is one that the pattern describes; never one of more than MAX_TEXT characters."""
         if len(value) > MAX_TEXT:
             return False
-        states, steps = self._begin, self._steps
+        states, takers, steps = self._begin, self._takers, self._steps
         for char in value:
-            following = steps.get((states, char))
+            able = takers.get(char)
+            if able is None:
+                able = _remember(takers, char, self._graph.takers(char))
+            states &= able
+            following = steps.get(states)
             if following is None:
-                following = self._graph.step(states, char)
-                if len(steps) >= _MAX_REMEMBERED:  # peers choose the characters
-                    steps.clear()
-                steps[states, char] = following
+                following = _remember(steps, states, self._graph.step(states))
             if not following:
                 return False
             states = following
-        return self._end in states
+        return bool(states & self._end)
+
+
+_Key = TypeVar("_Key", int, str)
+
+
+def _remember(table: dict[_Key, int], key: _Key, value: int) -> int:
+    if len(table) >= _MAX_REMEMBERED:  # peers choose the characters
+        table.clear()
+    table[key] = value
+    return value
 
 
 class _Graph:
-    """States: each needs a character of its set (None: nothing) to go on to the next ones."""
+    """States: each needs a character of its set (None: nothing) to go on to the next ones. A set of states is a number
+    that has their bits.
+    """
 
     def __init__(self) -> None:
         self._needs: list[_Chars | None] = []
         self._next: list[tuple[int, ...]] = []
+        self._takers: dict[_Chars, int] = {}  # the states that need a character of this set
+        self.closures: list[int] = []
+        self._reached: list[int] = []  # by state: what one of its characters leads to
 
     def add(self, needs: _Chars | None, following: tuple[int, ...]) -> int:
         """A new state, by number."""
-        if len(self._needs) >= MAX_STATES:
+        number = len(self._needs)
+        if number >= MAX_STATES:
             raise ValueError(f"the pattern is too large: its counts make more than {MAX_STATES} states")
         self._needs.append(needs)
         self._next.append(following)
-        return len(self._needs) - 1
+        if needs is not None:
+            self._takers[needs] = self._takers.get(needs, 0) | 1 << number
+        return number
 
     def build(self, node: _Node, after: int) -> int:
         """The state before a part of the pattern, `after` being the one behind it."""
@@ -135,26 +157,47 @@ class _Graph:
             after = before
         return after
 
-    def closure(self, states: tuple[int, ...]) -> frozenset[int]:
-        """These states and all that are reached from them without a character."""
-        found: set[int] = set()
-        waiting = list(states)
+    def finish(self) -> None:
+        """After the last `add`: find what is reached from each state without a character, as the states that need one
+        (and the end, which none follows). States lead to those that were added before them, but for loops: so a few
+        rounds are enough, one for each loop in another.
+        """
+        found = self.closures = [
+            0 if needs is None and following else 1 << number
+            for number, (needs, following) in enumerate(zip(self._needs, self._next, strict=True))
+        ]
+        waiting = [number for number, known in enumerate(found) if not known]
         while waiting:
-            state = waiting.pop()
-            if state not in found:
-                found.add(state)
-                if self._needs[state] is None:
-                    waiting.extend(self._next[state])
-        return frozenset(found)
+            changed = False
+            for number in waiting:
+                known = 0
+                for following in self._next[number]:
+                    known |= found[following]
+                if known != found[number]:
+                    found[number], changed = known, True
+            if not changed:
+                break
+        self._reached = [
+            0 if needs is None else found[following[0]]
+            for needs, following in zip(self._needs, self._next, strict=True)
+        ]
 
-    def step(self, states: frozenset[int], char: str) -> frozenset[int]:
-        """Where a character leads to from these states."""
-        reached: list[int] = []
-        for state in states:
-            needs = self._needs[state]
-            if needs is not None and char in needs:
-                reached.extend(self._next[state])
-        return self.closure(tuple(reached))
+    def takers(self, char: str) -> int:
+        """All states that need a set with this character in it."""
+        able = 0
+        for needs, states in self._takers.items():
+            if char in needs:
+                able |= states
+        return able
+
+    def step(self, states: int) -> int:
+        """Where these states lead to, each with a character that it takes."""
+        reached = 0
+        while states:
+            state = states.bit_length() - 1
+            states ^= 1 << state
+            reached |= self._reached[state]
+        return reached
 
 
 class _Reader:

@@ -18,7 +18,7 @@ from collections.abc import Collection
 from typing import Final, Literal
 
 from cmpd.asn1.der import DerError
-from cmpd.asn1.names import NULL_DN, fold, has_attributes, name_text, same_name
+from cmpd.asn1.names import NULL_DN, has_attributes, name_text, read_name, same_name
 from cmpd.errors import (
     BadCertId,
     BadCertTemplate,
@@ -30,8 +30,10 @@ from cmpd.errors import (
 )
 from cmpd.frozen import frozen
 from cmpd.message import Header
+from cmpd.name_constraints import MatchForm, match_form
 from cmpd.outline import outline
-from cmpd.profiles.extensions import OID_SAN, read_general_names
+from cmpd.profiles.alt_names import read_general_names
+from cmpd.profiles.extensions import OID_SAN
 from cmpd.records import Requester
 from cmpd.requests import ID_REG_CTRL_OLD_CERT_ID, CertRequest, Extension, read_cert_id
 
@@ -134,13 +136,10 @@ def allow(request: CertRequest, body: str, requester: Requester, scope: Scope) -
 
 
 def _given_serial(request: CertRequest) -> bytes | None:
-    """CertTemplate.serialNumber, None if it is absent; whether an RA may name one the profile says.
-
-    RFC 4211 section 5 forbids it to everybody, so no reader by position cares for it.
-    """
-    if "serialNumber" not in request.template.forbidden:
+    """CertTemplate.serialNumber, None if it is absent; whether an RA may name one the profile says."""
+    serial = request.template.serial
+    if serial is None:
         return None
-    serial: bytes = request.structure["cert_req"]["cert_template"]["serial_number"].contents
     if not int.from_bytes(serial, "big", signed=True) > 0 or len(serial) > _MAX_SERIAL:
         raise BadCertTemplate(f"CertTemplate.serialNumber: want a positive number of at most {_MAX_SERIAL} octets")
     return serial
@@ -204,15 +203,15 @@ def _update(request: CertRequest, requester: Requester) -> Names:
         issuer, serial = read_cert_id(control)
         if serial != old.serial or not issuer or not _same(issuer, old.issuer, "issuer"):
             raise BadCertId("oldCertId: want the certificate that protects the kur (RFC 9483 section 4.1.3)")
-    subject = request.template.subject
-    if subject is not None and not _same(subject, old.subject, "subject"):
+    subject, extensions = request.template.subject, request.template.extensions
+    held, asked = old.value(OID_SAN), _san(extensions)
+    names_nobody = subject == NULL_DN and asked is None
+    if subject is not None and not names_nobody and not _same(subject, old.subject, "subject"):
         raise NotAuthorized("CertTemplate.subject: a kur must not change it (RFC 9483 section 4.1.3)")
     changes = [] if subject in (None, old.subject) else ["subject is written as in the certificate to be updated"]
-    extensions = request.template.extensions
-    held, asked = old.value(OID_SAN), _san(extensions)
     try:
         if asked is None and held is not None:
-            extensions = (*extensions, Extension(OID_SAN, False, held))
+            extensions = (*extensions, Extension(OID_SAN, old.subject == NULL_DN, held))
             changes.append("subjectAltName is that of the certificate to be updated")
         elif asked is not None and set(read_general_names(asked)) != set(read_general_names(held) if held else ()):
             raise NotAuthorized("subjectAltName: a kur must not change it (RFC 9483 section 4.1.3)")
@@ -221,12 +220,12 @@ def _update(request: CertRequest, requester: Requester) -> Names:
     return Names(old.subject, extensions, tuple(changes))
 
 
-def check_reserved(subject_text: str, reserved: Collection[str]) -> None:
+def check_reserved(subject: bytes, reserved: Collection[MatchForm]) -> None:
     """The names of the CA, of those above it and of its CMP certificate are nobody else's; BadCertTemplate.
 
-    `subject_text` as names.name_text gives it; `reserved` the same, folded. Clients know a CMP server by its name.
+    `subject`: DER of a Name; `reserved` as name_constraints.match_form gives it. Clients know a CMP server by its name.
     """
-    if fold(subject_text) in reserved:
+    if match_form(read_name(subject)) in reserved:
         raise BadCertTemplate("CertTemplate.subject: this is a name of the CA itself")
 
 

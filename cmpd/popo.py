@@ -25,21 +25,22 @@ class SignaturePop:
 
 
 @frozen
-class OtherPop:
-    """raVerified: the name of the choice."""
-
-    choice: str
+class RaVerified:
+    """raVerified: an RA says that it has seen the proof."""
 
 
 @frozen
 class PrivKeyPop:
     """keyEncipherment or keyAgreement with a POPOPrivKey (RFC 4211 sections 4.2 and 4.3).
 
-    `method`: "encrCert" or "challengeResp", which subsequentMessage names, or the name of another alternative.
+    `method`: "encrCert" or "challengeResp", which subsequentMessage names, or the name of another alternative. Of
+    agreeMAC `mac` is (AlgorithmIdentifier, octets of the MAC), of dhMAC (b"", octets), over `signed`.
     """
 
     choice: str
     method: str
+    mac: tuple[bytes, bytes] | None = field(default=None, repr=False)
+    signed: bytes = field(default=b"", repr=False)
 
 
 def read_key(data: bytes, start: int, stop: int) -> bytes:
@@ -51,15 +52,16 @@ def read_key(data: bytes, start: int, stop: int) -> bytes:
     return der.tlv(der.SEQUENCE, data[start:stop])
 
 
-def read_pop(data: bytes, pos: int, end: int, signed: bytes) -> tuple[SignaturePop | PrivKeyPop | OtherPop, int]:
+def read_pop(data: bytes, pos: int, end: int, signed: bytes) -> tuple[SignaturePop | PrivKeyPop | RaVerified, int]:
     """The ProofOfPossession at `pos`, and the position after it. `signed`: DER of the CertRequest. DerError."""
     tag, start, stop = der.header(data, pos, end)
     if tag == 0x80:
         if start != stop:
             raise DerError("popo: raVerified is not NULL")
-        return OtherPop("raVerified"), stop
+        return RaVerified(), stop
     if tag in (0xA2, 0xA3):
-        return PrivKeyPop("keyEncipherment" if tag == 0xA2 else "keyAgreement", _read_method(data, start, stop)), stop
+        choice = "keyEncipherment" if tag == 0xA2 else "keyAgreement"
+        return PrivKeyPop(choice, *_read_method(data, start, stop), signed), stop
     if tag != 0xA1:
         raise DerError(f"popo: want a tag from 80 to A3, have {tag:02X}")
     input_key = input_sender = key_mac = None
@@ -79,8 +81,8 @@ def read_pop(data: bytes, pos: int, end: int, signed: bytes) -> tuple[SignatureP
 _METHODS: Final = {0x80: "thisMessage", 0x82: "dhMAC", 0xA3: "agreeMAC", 0xA4: "encryptedKey"}
 
 
-def _read_method(data: bytes, pos: int, end: int) -> str:
-    """The name of a POPOPrivKey's alternative, or of its subsequentMessage; the contents of others are of no use."""
+def _read_method(data: bytes, pos: int, end: int) -> tuple[str, tuple[bytes, bytes] | None]:
+    """The name of a POPOPrivKey's alternative, or of its subsequentMessage, and its MAC; others are of no use here."""
     tag, start, stop = der.header(data, pos, end)
     if stop != end:
         raise DerError("POPOPrivKey: want one alternative")
@@ -88,10 +90,24 @@ def _read_method(data: bytes, pos: int, end: int) -> str:
         number = der.integer(data, start, stop, "subsequentMessage")
         if number not in (0, 1):
             raise DerError(f"subsequentMessage: want encrCert(0) or challengeResp(1), have {number}")
-        return ("encrCert", "challengeResp")[number]
+        return ("encrCert", "challengeResp")[number], None
     if tag not in _METHODS:
         raise DerError(f"POPOPrivKey: tag {tag:02X} is unknown")
-    return _METHODS[tag]
+    mac = None
+    if tag == 0xA3:
+        mac = _read_mac_value(data, start, stop, "agreeMAC")
+    elif tag == 0x82:
+        mac = b"", der.octet_aligned(data, start, stop, "dhMAC")
+    return _METHODS[tag], mac
+
+
+def _read_mac_value(data: bytes, pos: int, end: int, noun: str) -> tuple[bytes, bytes]:
+    """The contents of a PKMACValue."""
+    after = der.expect(data, pos, end, der.SEQUENCE, f"{noun}.algId")[1]
+    start, stop = der.expect(data, after, end, der.BIT_STRING, f"{noun}.value")
+    if stop != end:
+        raise DerError(f"{noun}: values after value")
+    return data[pos:after], der.octet_aligned(data, start, stop, noun)
 
 
 def _read_pop_input(data: bytes, pos: int, end: int) -> tuple[bytes, bytes | None, tuple[bytes, bytes] | None]:
@@ -105,8 +121,4 @@ def _read_pop_input(data: bytes, pos: int, end: int) -> tuple[bytes, bytes | Non
     key = read_key(data, key_start, key_stop)
     if tag == 0xA0:
         return key, data[start:stop], None
-    algorithm_stop = der.expect(data, start, stop, der.SEQUENCE, "publicKeyMAC.algId")[1]
-    value_start, value_stop = der.expect(data, algorithm_stop, stop, der.BIT_STRING, "publicKeyMAC.value")
-    if value_stop != stop:
-        raise DerError("publicKeyMAC: values after value")
-    return key, None, (data[start:algorithm_stop], der.octet_aligned(data, value_start, value_stop, "publicKeyMAC"))
+    return key, None, _read_mac_value(data, start, stop, "publicKeyMAC")

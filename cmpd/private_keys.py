@@ -39,7 +39,7 @@ ENCRYPTION_KEY_TYPES: Final[dict[str, Callable[[], EncryptionPrivateKey]]] = {
     "mlkem768": mlkem.MLKEM768PrivateKey.generate,
     "mlkem1024": mlkem.MLKEM1024PrivateKey.generate,
 }
-"""The same, for end entities alone."""
+"""How they are made, for end entities; what the server has of them, cmpd/signing/ says."""
 
 _SAME: Final[tuple[tuple[tuple[type, type], str], ...]] = (
     ((ed25519.Ed25519PrivateKey, ed25519.Ed25519PublicKey), "ed25519"),

@@ -3,8 +3,9 @@
 The library reads more than a certificate may hold: curves by their parameters, RSA keys for PSS alone, hybrid points,
 curves of 160 bits. So each kind has the one AlgorithmIdentifier that its RFC says, and everything else is a fault. RSA
 exponents are odd, at least 65537 (FIPS 186-5 section 5.1; 3 makes other people's mistakes with padding fatal) and at
-most 64 bits, because a long one makes verifying as slow as its sender likes. That a point is on its curve, and that an
-ML-DSA key has the length of its kind, the library has checked when it loads a key.
+most 64 bits, because a long one makes verifying as slow as its sender likes. That a point of an EC key is on its curve,
+and that an ML-DSA key has the length of its kind, the library has checked when it loads a key; EdDSA's points and keys
+that are nothing but zeros are checked here.
 """
 
 import math
@@ -92,11 +93,29 @@ def key_fault(key: PublicKeyTypes, info: bytes, *, max_rsa_bits: int = MAX_RSA_B
     value = der.header(info, algorithm + len(IDENTIFIERS[kind]), len(info))[1] + 1
     if kind == "rsa":
         return _rsa_fault(cast(rsa.RSAPublicKey, key), max_rsa_bits)
-    if kind in IDENTIFIERS and key_family(type(key)) == "ec":
+    if key_family(type(key)) == "ec":
         return "" if info[value] in (2, 3, 4) else "want a point that is not hybrid (RFC 5480 section 2.2)"
-    if kind in _SMALL_ORDER and _without_sign(info[value:]) in _SMALL_ORDER[kind]:
-        return f"want a point of large order, have one with which anybody can sign ({kind})"
-    return ""
+    return _edwards_fault(kind, info[value:]) if kind in _EDWARDS else _ml_dsa_fault(kind, info[value:])
+
+
+def key_identity(key: PublicKeyTypes, info: bytes) -> bytes:
+    """Octets that two keys have in common if who has the private key of one has, or can factor, that of the other.
+
+    `info`: DER of its SubjectPublicKeyInfo. A modulus, whatever the exponent; the x of a point on a curve, compressed
+    or not; else all of `info`.
+    """
+    family = key_family(type(key))
+    if family == "rsa":
+        modulus = cast(rsa.RSAPublicKey, key).public_numbers().n
+        return b"rsa" + modulus.to_bytes((modulus.bit_length() + 7) // 8)
+    if family == "ec":
+        curve = cast(ec.EllipticCurvePublicKey, key).curve
+        algorithm = der.header(info, 0, len(info))[1]
+        point = der.header(info, der.header(info, algorithm, len(info))[2], len(info))[1] + 1
+        return curve.name.encode() + info[point + 1 : point + 1 + (curve.key_size + 7) // 8]
+    if isinstance(key, x25519.X25519PublicKey):
+        return info[:-1] + bytes((info[-1] & 0x7F,))  # the highest bit does not count (RFC 7748 section 5)
+    return info
 
 
 def _rsa_fault(key: rsa.RSAPublicKey, most: int) -> str:
@@ -150,7 +169,43 @@ def encryption_fault(key: PublicKeyTypes, info: bytes) -> str:
             x448.X448PrivateKey.from_private_bytes(bytes(range(56))).exchange(key)
     except ValueError:
         return f"want a point of large order, have one whose secrets anybody knows ({kind})"
+    if kind.startswith("mlkem") and not any(info[-_ML_KEM_VECTOR[kind] - _SEED : -_SEED]):
+        return f"want a public key that is made from a secret, have one with which anybody can decrypt ({kind})"
     return ""
+
+
+_SEED: Final = 32
+_ML_KEM_VECTOR: Final = {"mlkem768": 3 * 384, "mlkem1024": 4 * 384}
+"""Octets of rho and of the encoded vector before it (FIPS 203 section 5.1). If that is zero, so is the secret."""
+
+
+# --- what a key is good for -------------------------------------------------------------------------------------------
+
+SIGNING_USAGES: Final = ("digitalSignature", "nonRepudiation", "keyCertSign", "cRLSign")
+_SIGNS: Final = frozenset(SIGNING_USAGES)
+_AGREES: Final = frozenset({"keyAgreement", "encipherOnly", "decipherOnly"})
+_ENCIPHERS: Final = frozenset({"keyEncipherment", "dataEncipherment"})
+
+KEY_CAN: Final = {
+    "rsa": _SIGNS | _ENCIPHERS,
+    "p256": _SIGNS | _AGREES,
+    "p384": _SIGNS | _AGREES,
+    "p521": _SIGNS | _AGREES,
+    "brainpoolP256r1": _SIGNS | _AGREES,
+    "brainpoolP384r1": _SIGNS | _AGREES,
+    "brainpoolP512r1": _SIGNS | _AGREES,
+    "ed25519": _SIGNS,
+    "ed448": _SIGNS,
+    "mldsa44": _SIGNS,
+    "mldsa65": _SIGNS,
+    "mldsa87": _SIGNS,
+    "x25519": _AGREES,
+    "x448": _AGREES,
+    "mlkem768": frozenset({"keyEncipherment"}),
+    "mlkem1024": frozenset({"keyEncipherment"}),
+}
+"""The keyUsages that make sense for a kind of key (RFC 3279 section 2.3, RFC 5480 section 3, RFC 8410 section 5,
+RFC 9881 section 5, RFC 9935 section 5)."""
 
 
 # --- RSA moduli that anybody can factor -------------------------------------------------------------------------------
@@ -162,8 +217,9 @@ _FERMAT_ROUNDS: Final = 100
 def modulus_fault(key: PublicKeyTypes) -> str:
     """Why the modulus of an RSA key is none; "" if nothing is wrong with it that is easily seen, or it is no RSA key.
 
-    For keys that are to be certified: no factor below 752 (SP 800-89 section 5.3.3), and no two primes so close that
-    Fermat's method finds them in 100 rounds. Takes about 0.1 ms for 4096 bits.
+    For keys that are to be certified: no factor below 752 (SP 800-89 section 5.3.3), no two primes so close that
+    Fermat's method finds them in 100 rounds, and not of the form that chips with the fault ROCA give all their primes
+    (CVE-2017-15361; one good modulus of more than 10^20 looks like that too). Takes about 0.1 ms for 4096 bits.
     """
     if key_family(type(key)) != "rsa":
         return ""
@@ -173,6 +229,8 @@ def modulus_fault(key: PublicKeyTypes) -> str:
     root = math.isqrt(modulus)
     if root * root == modulus or _fermat(modulus, root + 1):
         return "want an RSA modulus of two primes far apart, have one that Fermat's method factors"
+    if all(powers >> modulus % prime & 1 for prime, powers in _POWERS):
+        return "want an RSA modulus of primes chosen at random, have one with the fault ROCA (CVE-2017-15361)"
     return ""
 
 
@@ -186,7 +244,20 @@ def _fermat(modulus: int, middle: int) -> bool:
     return False
 
 
-# --- EdDSA keys with which anybody can sign ---------------------------------------------------------------------------
+def _powers(prime: int) -> int:
+    """The powers of 65537 modulo a prime, as bits."""
+    power, found = 1, 0
+    while not found >> power & 1:
+        found |= 1 << power
+        power = power * 65_537 % prime
+    return found
+
+
+_POWERS: Final = tuple((n, _powers(n)) for n in range(3, 702, 2) if all(n % d for d in range(3, n, 2)))
+"""Powers of 65537 modulo each prime up to 701: such a prime is one modulo all of them, in longer keys modulo more."""
+
+
+# --- EdDSA and ML-DSA keys with which anybody can sign, or nobody -----------------------------------------------------
 
 _P25519: Final = 2**255 - 19
 _P448: Final = 2**448 - 2**224 - 1
@@ -205,5 +276,49 @@ _SMALL_ORDER: Final = {
 """The y of all points whose order divides the cofactor, also as numbers that are not reduced (RFC 8032 section 5)."""
 
 
-def _without_sign(point: bytes) -> bytes:
-    return point[:-1] + bytes((point[-1] & 0x7F,))
+_EDWARDS: Final = {
+    "ed25519": (_P25519, -1, -121_665 * pow(121_666, -1, _P25519) % _P25519),
+    "ed448": (_P448, 1, -39_081),
+}
+"""p, a and d of the curves a x^2 + y^2 = 1 + d x^2 y^2 (RFC 8032 sections 5.1 and 5.2)."""
+
+
+def _edwards_fault(kind: str, point: bytes) -> str:
+    encoded = point[:-1] + bytes((point[-1] & 0x7F,))  # without the sign of x
+    if encoded in _SMALL_ORDER[kind]:
+        return f"want a point of large order, have one with which anybody can sign ({kind})"
+    prime, a, d = _EDWARDS[kind]
+    y = int.from_bytes(encoded, "little")
+    if y >= prime or _jacobi((1 - y * y) * (a - d * y * y) % prime, prime) < 0:  # x^2 = (1 - y^2) / (a - d y^2)
+        return f"want a point on the curve (RFC 8032 section 5), have another ({kind})"
+    return ""
+
+
+def _jacobi(value: int, modulus: int) -> int:
+    """The Jacobi symbol (value / modulus), 0 <= value < modulus, for an odd modulus; a third of the time of Euler's."""
+    sign = 1
+    while value:
+        twos = (value & -value).bit_length() - 1
+        value >>= twos
+        if twos & 1 and modulus & 7 in (3, 5):
+            sign = -sign
+        if value & modulus & 3 == 3:
+            sign = -sign
+        value, modulus = modulus % value, value
+    return sign if modulus == 1 else 0
+
+
+_ONES: Final = {
+    kind: sum(1 << 10 * n for n in range(256 * k)) for kind, k in (("mldsa44", 4), ("mldsa65", 6), ("mldsa87", 8))
+}
+"""1 as each of the coefficients, which have 10 bits."""
+
+
+def _ml_dsa_fault(kind: str, public_key: bytes) -> str:
+    """All coefficients of t1 are 0 or 1023: then those of t are 0 or -1 modulo q, so small that t is a secret by itself
+    (FIPS 204 algorithm 6: s1 is zero, s2 is t).
+    """
+    coefficients = int.from_bytes(public_key[_SEED:], "little")
+    if coefficients == (coefficients & _ONES[kind]) * 1023:
+        return f"want a public key that is made from a secret, have one with which anybody can sign ({kind})"
+    return ""

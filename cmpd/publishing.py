@@ -117,7 +117,7 @@ class Publishing:
         if self._listen is None:
             return
         try:
-            await self._server.start(*(listen_address(self._listen) or ("", 0)))
+            await self._server.start([listen_address(self._listen) or ("", 0)])
         except OSError as error:
             raise ConfigError(f"publish.listen = {self._listen!r}: {error.strerror or error}") from error
 

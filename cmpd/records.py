@@ -155,9 +155,10 @@ class WaitingRequest:
     """A certificate request that waits for an operator's decision; kept until its transaction is purged.
 
     `reference`: 1 to 2^32 - 1, the same as long as it is kept and of one request alone; what polling by tcp-messages
-    is about. `request`: DER of the PKIMessage as it came, `digest` its SHA-256: it is worked on anew when it is
-    approved and its requester asks for the answer. `expires_at`: afterwards it counts as rejected. `subjects`: texts of
-    the names asked for, for the operator; `text`: the operator's reason, which the requester is told.
+    is about. `request`: the PKIMessage as it came, sealed (keeping.py), `digest` the SHA-256 of its DER: it is worked
+    on anew when it is approved and its requester asks for the answer. `expires_at`: afterwards it counts as rejected.
+    `subjects`: texts of the names asked for, for the operator; `text`: the operator's reason, which the requester is
+    told.
     """
 
     transaction_id: bytes
@@ -182,7 +183,7 @@ class OpenChallenge:
     """What a transaction in CHALLENGED goes on with (RFC 9810 section 5.2.8.3.3).
 
     `expected`: for each Challenge, in their order, the certReqId and the SHA-256 of the DER of its INTEGER, which is
-    too long to be guessed. `request`: DER of the PKIMessage, which is worked on anew with popdecr.
+    too long to be guessed. `request`: the PKIMessage, sealed (keeping.py); it is worked on anew with popdecr.
     """
 
     transaction_id: bytes
@@ -197,7 +198,8 @@ class TransactionRecord:
 
     `sender_certificate`: DER of the protection certificate (None with a MAC), kept because certConf may omit it
     (RFC 9483 section 3.3). `server_nonce`: senderNonce of our last answer. `confirm_by`: end of the wait for certConf
-    or popdecr.
+    or popdecr. `kem_secrets`: the secrets of its KEM ciphertexts, sealed (handlers/kem.py). `mac_parameters`: DER of
+    the protectionAlg of a first request with PasswordBasedMac, where later ones may leave its parameters out.
     """
 
     id: bytes
@@ -210,6 +212,8 @@ class TransactionRecord:
     confirm_by: int | None = None
     sender_certificate: bytes | None = field(default=None, repr=False)
     ended_at: int | None = None
+    kem_secrets: bytes | None = field(default=None, repr=False)
+    mac_parameters: bytes | None = field(default=None, repr=False)
     certificates: tuple[CertificateRecord, ...] = ()  # filled by Store.find_transaction, ordered by cert_req_id
     keeps_id: bool = False  # for OpenTransaction: the ID is never free again, also if there are no certificates
     waiting: WaitingRequest | None = field(default=None, repr=False)  # filled by Store.find_transaction, if it waited
@@ -294,7 +298,7 @@ class ServiceCertificate:
     """A certificate that the CA made for itself: its OCSP responder's, its CMP certificate. `der` None: intended."""
 
     serial: bytes
-    purpose: str  # "ca", "cmp", "encryption", "ocsp"
+    purpose: str  # "ca", "cmp", "encryption", "agreement", "kem", "ocsp"
     subject_text: str
     not_before: int
     not_after: int
@@ -324,11 +328,12 @@ class RevocationPassphrase:
 class Requester:
     """Who protected a request; made by protection.verify alone.
 
-    `credential`: "secret:REFERENCE", "certificate:SHA-256 in hex", or "tls:SHA-256 in hex" for the certificate of a TLS
-    client whose message has no protection; the same for all messages of a transaction.
-    The rest is about the protection (or TLS) certificate and None with a MAC: its DER, its subject, and, if this CA
-    issued it, its serial number, the profile it was issued under, and its state: CONFIRMED, and in an rr also SUSPENDED
-    or REVOKED, which vouch for nothing but what handlers/revoke.py says.
+    `credential`: "secret:REFERENCE"; "certificate:", "agreement:", "kem:" and the SHA-256 in hex of a certificate, for
+    a signature, DHBasedMac, KemBasedMac; or "tls:" and that of the certificate of a TLS client whose message has no
+    protection. It is the same for all messages of a transaction.
+    The rest is about the protection (or TLS) certificate and None with a shared secret: its DER, its subject, and, if
+    this CA issued it, its serial number, the profile it was issued under, and its state: CONFIRMED, and in an rr also
+    SUSPENDED or REVOKED, which vouch for nothing but what handlers/revoke.py says.
     `passphrase`: the MAC is by this revocation passphrase, which is good for rr alone ("passphrase:KEY_ID in hex").
     """
 

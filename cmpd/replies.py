@@ -128,15 +128,18 @@ class RevResult:
     fault: CmpError | None = None
 
 
-def rev_rep_body(results: Sequence[RevResult]) -> bytes:
-    """RevRepContent (RFC 9810 section 5.3.10); revCerts is there if every RevDetails named a certificate."""
+def rev_rep_body(results: Sequence[RevResult], *, named: bool = True) -> bytes:
+    """RevRepContent (RFC 9810 section 5.3.10).
+
+    revCerts is there if every RevDetails named a certificate, and `named`: RFC 9483 section 4.2 has no such field.
+    """
     body = der.seq(*map(_rev_status, results))
     cert_ids = [
         der.seq(der.explicit(4, result.issuer), der.tlv(der.INTEGER, result.serial))
         for result in results
         if result.issuer is not None and result.serial is not None
     ]
-    if cert_ids and len(cert_ids) == len(results):
+    if named and cert_ids and len(cert_ids) == len(results):
         body += der.explicit(0, der.seq(*cert_ids))
     return der.seq(body)
 

@@ -1,33 +1,36 @@
 """The bodies that arrive all day, read by position: CertReqMessages, PKCS #10 and CertConfirmContent.
 
 message.decode has checked every octet to be DER; here the values get their meaning. What policy needs is decoded
-(names, key, extensions as slices of the received octets); `structure` gives the same value as a lazy asn1crypto one for
-whoever needs a field that is not here. RFC 4211 has IMPLICIT tags, so a tagged Name or Time (a CHOICE) is explicit.
+(names, key, extensions as slices of the received octets). RFC 4211 has IMPLICIT tags, so a tagged Name or Time (a
+CHOICE) is explicit.
 """
 
-from dataclasses import field
+from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
-from asn1crypto.csr import CertificationRequest
-
 from cmpd.asn1 import der
-from cmpd.asn1.crmf import CertReqMsg
 from cmpd.asn1.der import DerError
-from cmpd.errors import BadCertTemplate, BadDataFormat
+from cmpd.asn1.names import DIRECTORY_NAME
+from cmpd.asn1.oids import contents
+from cmpd.errors import BadCertTemplate, BadDataFormat, BadRequest
 from cmpd.frozen import frozen
-from cmpd.popo import OtherPop, PrivKeyPop, SignaturePop, read_key, read_pop
+from cmpd.popo import PrivKeyPop, RaVerified, SignaturePop, read_key, read_pop
 
 P10CR_ID: Final = -1
 """certReqId that stands for the request of a p10cr (RFC 9810 section 5.3.4)."""
 
-ID_REG_CTRL_REG_TOKEN: Final = der.encode_oid("1.3.6.1.5.5.7.5.1.1")[2:]
-ID_REG_CTRL_AUTHENTICATOR: Final = der.encode_oid("1.3.6.1.5.5.7.5.1.2")[2:]
-ID_REG_CTRL_OLD_CERT_ID: Final = der.encode_oid("1.3.6.1.5.5.7.5.1.5")[2:]
+ID_REG_CTRL_REG_TOKEN: Final = contents("1.3.6.1.5.5.7.5.1.1")
+ID_REG_CTRL_AUTHENTICATOR: Final = contents("1.3.6.1.5.5.7.5.1.2")
+ID_REG_CTRL_OLD_CERT_ID: Final = contents("1.3.6.1.5.5.7.5.1.5")
+ID_REG_CTRL_PKI_ARCHIVE_OPTIONS: Final = contents("1.3.6.1.5.5.7.5.1.4")
+ID_REG_CTRL_ALT_CERT_TEMPLATE: Final = contents("1.3.6.1.5.5.7.5.1.7")
+ID_REG_INFO_UTF8_PAIRS: Final = contents("1.3.6.1.5.5.7.5.2.1")
+ID_REG_INFO_CERT_REQ: Final = contents("1.3.6.1.5.5.7.5.2.2")
 
-_ID_EXTENSION_REQUEST = der.encode_oid("1.2.840.113549.1.9.14")[2:]
-_MAX_EXTENSIONS = 64
-_MAX_CONTROLS = 32
-_MAX_CERT_REQ_ID = 8  # octets: what the database keeps
+_ID_EXTENSION_REQUEST: Final = contents("1.2.840.113549.1.9.14")
+_MAX_EXTENSIONS: Final = 64
+_MAX_CONTROLS: Final = 32
+_MAX_CERT_REQ_ID: Final = 8  # octets: what the database keeps
 
 
 @frozen
@@ -44,7 +47,8 @@ class Template:
     """CertTemplate (RFC 4211 section 5), or what a PKCS #10 says of the same. Absent fields are None.
 
     `issuer` and `subject` are DER of a Name, `public_key` DER of a SubjectPublicKeyInfo, times Unix seconds.
-    `forbidden` names the fields present that a certification request must omit (serialNumber, signingAlg ...).
+    `forbidden` names the fields present that a certification request must omit (serialNumber, signingAlg ...); `serial`
+    are the contents octets of serialNumber. `empty_extensions`: a list of them is there, with nothing in it.
     """
 
     version: int | None = None
@@ -55,27 +59,28 @@ class Template:
     public_key: bytes | None = None
     extensions: tuple[Extension, ...] = ()
     forbidden: tuple[str, ...] = ()
+    serial: bytes | None = None
+    empty_extensions: bool = False
 
 
 @frozen
 class CertRequest:
-    """One certificate that is asked for, by a CertReqMsg or a PKCS #10."""
+    """One certificate that is asked for, by a CertReqMsg or a PKCS #10.
+
+    `modified`: the template that an RA has put into regInfo in place of the one that the requester signed (RFC 4211
+    section 7.2).
+    """
 
     cert_req_id: int
     template: Template
-    pop: SignaturePop | PrivKeyPop | OtherPop | None
+    pop: SignaturePop | PrivKeyPop | RaVerified | None
     controls: dict[bytes, bytes]  # contents octets of the type -> DER of the value
-    der: bytes = field(repr=False)  # of the CertReqMsg or the CertificationRequest
+    modified: Template | None = None
 
     @classmethod
     def unreadable(cls, cert_req_id: int) -> "CertRequest":
         """Stands for a request that could not be read, so that its rejection has a certReqId."""
-        return cls(cert_req_id, Template(), None, {}, b"")
-
-    @property
-    def structure(self) -> Any:
-        """The CertReqMsg or CertificationRequest as an asn1crypto value, lazy."""
-        return (CertificationRequest if self.cert_req_id == P10CR_ID else CertReqMsg).load(self.der)
+        return cls(cert_req_id, Template(), None, {})
 
 
 @frozen
@@ -99,13 +104,14 @@ def _refuse(noun: str, fault: DerError) -> NoReturn:
 
 
 def read_cert_req_messages(body: bytes, limit: int) -> tuple[CertRequest, ...]:
-    """The requests of an ir, cr or kur, at most `limit`. Raises BadDataFormat."""
+    """The requests of an ir, cr or kur, 1 to `limit`. BadDataFormat: they cannot be read; BadRequest: too many."""
     try:
-        start, stop = der.expect(body, 0, len(body), der.SEQUENCE, "CertReqMessages")
-        items = der.children(body, start, stop, limit)
+        items = _cert_req_messages(body)
         if not items:
             raise DerError("want at least one CertReqMsg")
-        requests = tuple(_read_cert_req_msg(body, pos, after) for _, pos, _, after in items)
+        if len(items) > limit:
+            raise BadRequest(f"CertReqMessages: want at most {limit} CertReqMsg, have {len(items)}")
+        requests = tuple(_read_cert_req_msg(body, pos, after) for pos, after in items)
     except DerError as fault:
         _refuse("CertReqMessages", fault)
     ids = [request.cert_req_id for request in requests]
@@ -114,29 +120,63 @@ def read_cert_req_messages(body: bytes, limit: int) -> tuple[CertRequest, ...]:
     return requests
 
 
+def read_cert_req_ids(body: bytes) -> tuple[int | None, ...]:
+    """The certReqId of each CertReqMsg as far as it can be read: for who answers what cannot be read whole."""
+    try:
+        return tuple(_peek_cert_req_id(body, pos, after) for pos, after in _cert_req_messages(body))
+    except DerError:
+        return ()
+
+
+def _cert_req_messages(body: bytes) -> list[tuple[int, int]]:
+    """Where each CertReqMsg begins and ends."""
+    start, stop = der.expect(body, 0, len(body), der.SEQUENCE, "CertReqMessages")
+    return [(pos, after) for _, pos, _, after in der.children(body, start, stop)]
+
+
+def _peek_cert_req_id(data: bytes, pos: int, end: int) -> int | None:
+    try:
+        start, stop = der.expect(data, pos, end, der.SEQUENCE, "CertReqMsg")
+        start, stop = der.expect(data, start, stop, der.SEQUENCE, "certReq")
+        return der.integer(
+            data, *der.expect(data, start, stop, der.INTEGER, "certReqId"), "certReqId", octets=_MAX_CERT_REQ_ID
+        )
+    except DerError:
+        return None
+
+
 def _read_cert_req_msg(data: bytes, pos: int, end: int) -> CertRequest:
     start, stop = der.expect(data, pos, end, der.SEQUENCE, "CertReqMsg")
-    request_start, request_stop = der.expect(data, start, stop, der.SEQUENCE, "certReq")
-    signed = data[start:request_stop]
-    id_start, id_stop = der.expect(data, request_start, request_stop, der.INTEGER, "certReqId")
-    cert_req_id = der.integer(data, id_start, id_stop, "certReqId", octets=_MAX_CERT_REQ_ID)
-    template_start, template_stop = der.expect(data, id_stop, request_stop, der.SEQUENCE, "certTemplate")
-    template = _read_template(data, template_start, template_stop)
-    controls: dict[bytes, bytes] = {}
-    if template_stop < request_stop:
-        controls = _read_controls(data, template_stop, request_stop)
-    pop = None
-    after = request_stop
+    cert_req_id, template, controls, after = _read_cert_request(data, start, stop)
+    pop, modified = None, None
     if after < stop and data[after] != der.SEQUENCE:
-        pop, after = read_pop(data, after, stop, signed)
-    if after < stop:  # regInfo: known to be DER, of no use to us
-        after = der.expect(data, after, stop, der.SEQUENCE, "regInfo")[1]
+        pop, after = read_pop(data, after, stop, data[start:after])
+    if after < stop:
+        first, after = der.expect(data, after, stop, der.SEQUENCE, "regInfo")
+        modified = _read_reg_info(data, first, after)
     if after != stop:
         raise DerError("CertReqMsg: values after regInfo")
-    return CertRequest(cert_req_id, template, pop, controls, data[pos:end])
+    return CertRequest(cert_req_id, template, pop, controls, modified)
 
 
-_FORBIDDEN_FIELDS: Final = {0x81: "serialNumber", 0xA2: "signingAlg", 0x87: "issuerUID", 0x88: "subjectUID"}
+def _read_cert_request(data: bytes, pos: int, end: int) -> tuple[int, Template, dict[bytes, bytes], int]:
+    """(certReqId, certTemplate, controls, position after it) of the CertRequest at `pos`."""
+    start, stop = der.expect(data, pos, end, der.SEQUENCE, "certReq")
+    id_start, id_stop = der.expect(data, start, stop, der.INTEGER, "certReqId")
+    cert_req_id = der.integer(data, id_start, id_stop, "certReqId", octets=_MAX_CERT_REQ_ID)
+    template_start, template_stop = der.expect(data, id_stop, stop, der.SEQUENCE, "certTemplate")
+    template = _read_template(data, template_start, template_stop)
+    controls = _read_controls(data, template_stop, stop) if template_stop < stop else {}
+    return cert_req_id, template, controls, stop
+
+
+_SERIAL_NUMBER: Final = 0x81
+_FORBIDDEN_FIELDS: Final = {
+    _SERIAL_NUMBER: "serialNumber",
+    0xA2: "signingAlg",
+    0x87: "issuerUID",
+    0x88: "subjectUID",
+}
 
 
 def _read_template(data: bytes, pos: int, end: int) -> Template:
@@ -150,6 +190,9 @@ def _read_template(data: bytes, pos: int, end: int) -> Template:
         before = number
         if tag in _FORBIDDEN_FIELDS:
             forbidden.append(_FORBIDDEN_FIELDS[tag])
+            if tag == _SERIAL_NUMBER:
+                der.integer(data, start, stop, "serialNumber", octets=stop - start)
+                fields["serial"] = data[start:stop]
         elif tag == 0x80:
             fields["version"] = der.integer(data, start, stop, "version")
         elif tag in (0xA3, 0xA5):
@@ -163,6 +206,7 @@ def _read_template(data: bytes, pos: int, end: int) -> Template:
             fields["public_key"] = read_key(data, start, stop)
         elif tag == 0xA9:
             fields["extensions"] = read_extensions(data, start, stop)
+            fields["empty_extensions"] = start == stop
         else:
             raise DerError(f"certTemplate: tag {tag:02X} at offset {at} is not of a known form")
     return Template(**fields, forbidden=tuple(forbidden))
@@ -210,23 +254,43 @@ def _read_controls(data: bytes, pos: int, end: int) -> dict[bytes, bytes]:
     if stop != end:
         raise DerError("certReq: values after controls")
     found: dict[bytes, bytes] = {}
-    for tag, _, inner, after in der.children(data, start, stop, _MAX_CONTROLS):
-        if tag != der.SEQUENCE:
-            raise DerError("controls: want AttributeTypeAndValue")
-        oid_start, oid_stop = der.expect(data, inner, after, der.OID, "controls")
-        if der.header(data, oid_stop, after)[2] != after:
-            raise DerError("controls: want one value")
-        if data[oid_start:oid_stop] in found:
+    for oid, at, after in _attributes(data, start, stop, "controls"):
+        if oid in found:
             raise DerError("controls: the same type twice")
-        found[data[oid_start:oid_stop]] = data[oid_stop:after]
-    if not found:
-        raise DerError("controls: want at least one")
+        found[oid] = data[at:after]
     for oid in (ID_REG_CTRL_REG_TOKEN, ID_REG_CTRL_AUTHENTICATOR):
         if oid in found and found[oid][0] != der.UTF8_STRING:
             raise DerError("controls: want a UTF8String as regToken and authenticator")
     if ID_REG_CTRL_OLD_CERT_ID in found:
         read_cert_id(found[ID_REG_CTRL_OLD_CERT_ID])
     return found
+
+
+def _attributes(data: bytes, start: int, stop: int, noun: str) -> Iterator[tuple[bytes, int, int]]:
+    """(contents octets of type, position of value, position after it) of each AttributeTypeAndValue, at least one."""
+    items = der.children(data, start, stop, _MAX_CONTROLS)
+    if not items:
+        raise DerError(f"{noun}: want at least one")
+    for tag, _, inner, after in items:
+        if tag != der.SEQUENCE:
+            raise DerError(f"{noun}: want AttributeTypeAndValue")
+        oid_start, oid_stop = der.expect(data, inner, after, der.OID, noun)
+        if der.header(data, oid_stop, after)[2] != after:
+            raise DerError(f"{noun}: want one value")
+        yield data[oid_start:oid_stop], oid_stop, after
+
+
+def _read_reg_info(data: bytes, start: int, stop: int) -> Template | None:
+    """The template of its certReq, None without one; all else in it is of no use to us (RFC 4211 section 7)."""
+    modified = None
+    for oid, at, after in _attributes(data, start, stop, "regInfo"):
+        if oid == ID_REG_INFO_UTF8_PAIRS:
+            der.expect(data, at, after, der.UTF8_STRING, "regInfo.utf8Pairs")
+        elif oid == ID_REG_INFO_CERT_REQ:
+            if modified is not None:
+                raise DerError("regInfo: certReq twice")
+            modified = _read_cert_request(data, at, after)[1]
+    return modified
 
 
 def read_cert_id(value: bytes) -> tuple[bytes, bytes]:
@@ -240,7 +304,7 @@ def read_cert_id(value: bytes) -> tuple[bytes, bytes]:
         serial_start, serial_stop = der.expect(value, at, stop, der.INTEGER, "serialNumber")
         if stop != len(value) or serial_stop != stop:
             raise DerError("values after serialNumber")
-        return value[inner:at] if tag == 0xA4 else b"", value[serial_start:serial_stop]
+        return value[inner:at] if tag == DIRECTORY_NAME else b"", value[serial_start:serial_stop]
     except DerError as fault:
         _refuse("oldCertId", fault)
 
@@ -273,22 +337,24 @@ def _read_p10cr(data: bytes) -> CertRequest:
     bits_start, bits_stop = der.expect(data, algorithm_stop, end, der.BIT_STRING, "signature")
     if bits_stop != end:
         raise DerError("values after signature")
+    extensions = _read_attributes(data, attributes_start, attributes_stop)
     template = Template(
         subject=subject,
         public_key=read_key(data, key_start, key_stop),
-        extensions=_read_attributes(data, attributes_start, attributes_stop),
+        extensions=extensions or (),
+        empty_extensions=extensions == (),
     )
     pop = SignaturePop(
         signed=data[start:info_stop],
         algorithm=data[info_stop:algorithm_stop],
         signature=der.octet_aligned(data, bits_start, bits_stop, "signature"),
     )
-    return CertRequest(P10CR_ID, template, pop, {}, data)
+    return CertRequest(P10CR_ID, template, pop, {})
 
 
-def _read_attributes(data: bytes, pos: int, end: int) -> tuple[Extension, ...]:
-    """The extensions of the extensionRequest attribute; other attributes are of no use to us."""
-    extensions: tuple[Extension, ...] = ()
+def _read_attributes(data: bytes, pos: int, end: int) -> tuple[Extension, ...] | None:
+    """The extensions of the extensionRequest attribute, None without it; other attributes are of no use to us."""
+    extensions: tuple[Extension, ...] | None = None
     seen = set()
     for tag, _, start, stop in der.children(data, pos, end, _MAX_CONTROLS):
         if tag != der.SEQUENCE:
@@ -296,8 +362,8 @@ def _read_attributes(data: bytes, pos: int, end: int) -> tuple[Extension, ...]:
         oid_start, oid_stop = der.expect(data, start, stop, der.OID, "attribute type")
         set_start, set_stop = der.expect(data, oid_stop, stop, der.SET, "attribute values")
         oid = data[oid_start:oid_stop]
-        if set_stop != stop or oid in seen:
-            raise DerError("attributes: the same type twice, or values after its SET")
+        if set_stop != stop or set_start == set_stop or oid in seen:
+            raise DerError("attributes: the same type twice, no value in its SET, or values after it")
         seen.add(oid)
         if oid == _ID_EXTENSION_REQUEST:
             inner, after = der.expect(data, set_start, set_stop, der.SEQUENCE, "extensionRequest")
@@ -314,7 +380,10 @@ def read_cert_conf(body: bytes, limit: int) -> tuple[CertStatus, ...]:
     """The CertStatus values of a certConf, at most `limit`, perhaps none. Raises BadDataFormat."""
     try:
         start, stop = der.expect(body, 0, len(body), der.SEQUENCE, "CertConfirmContent")
-        return tuple(_read_cert_status(body, pos, after) for _, pos, _, after in der.children(body, start, stop, limit))
+        items = der.children(body, start, stop)
+        if len(items) > limit:
+            raise DerError(f"want at most {limit} CertStatus, have {len(items)}")
+        return tuple(_read_cert_status(body, pos, after) for _, pos, _, after in items)
     except DerError as fault:
         _refuse("CertConfirmContent", fault)
 
@@ -323,7 +392,7 @@ def _read_cert_status(data: bytes, pos: int, end: int) -> CertStatus:
     start, stop = der.expect(data, pos, end, der.SEQUENCE, "CertStatus")
     hash_start, at = der.expect(data, start, stop, der.OCTET_STRING, "certHash")
     cert_hash = data[hash_start:at]
-    id_start, at = der.expect(data, at, stop, der.INTEGER, "certReqId") if at < stop else (at, at)
+    id_start, at = der.expect(data, at, stop, der.INTEGER, "certReqId")
     cert_req_id = der.integer(data, id_start, at, "certReqId", octets=_MAX_CERT_REQ_ID)
     accepted, text, status, has_fail_info = True, "", None, False
     if at < stop and data[at] == der.SEQUENCE:

@@ -29,16 +29,18 @@ from cmpd.errors import (
     TransactionIdInUse,
 )
 from cmpd.frozen import frozen
-from cmpd.handlers import ANNOUNCEMENTS, HANDLERS
+from cmpd.handlers import ANNOUNCEMENTS, HANDLERS, handler_of
 from cmpd.handlers.base import Context, Handler, Reply, Service
 from cmpd.handlers.gate import Event, Gate
+from cmpd.handlers.kem import KemProtection, ciphertext_missing
 from cmpd.handlers.passphrase import PASSPHRASE_CONFLICTS, receive_in_header, tell_received
 from cmpd.handlers.polling import goes_on_from, handle_again, has_waited, is_decided
 from cmpd.handlers.revoke import changes_status, check_may_be_mac
 from cmpd.handlers.waiting import WAITING_CONFLICTS, waiting_digest
+from cmpd.keeping import open_request
 from cmpd.message import Envelope, Header, ReplyHeader, Undecodable, decode
 from cmpd.origin import Answer, NotAMessage, Origin, UnknownReference, Waiting, check_door
-from cmpd.protection.answers import error_message, pkiconf_message, protect
+from cmpd.protection.answers import error_message, protect
 from cmpd.protection.base import Credentials, Protector, VerifiedRequest
 from cmpd.records import TransactionRecord, TransactionState, WaitingRequest
 from cmpd.transaction import (
@@ -88,6 +90,7 @@ class Responder:
         self._signer = signer
         self._settings = settings
         self._gate = Gate(settings.event)
+        self._kem = KemProtection(service, credentials, signer, settings.message_time_window)
         self._unfinished: dict[bytes, tuple[Change, ...]] = {}
 
     async def respond(self, octets: bytes, origin: Origin) -> Answer:
@@ -116,7 +119,7 @@ class Responder:
         waiting = await self._service.store.find_waiting(reference)
         if waiting is None:
             raise UnknownReference
-        original = with_transaction_id(decode(waiting.request))
+        original = with_transaction_id(decode(open_request(self._service.sealer, waiting)))
         if original.protection is None:
             await self._check_channel(waiting, origin)
         if not waiting.answered and not is_decided(waiting, self._service.env.now()):
@@ -149,12 +152,12 @@ class Responder:
         return await self._refuse(_fault_of(stale), exchange)
 
     async def _process(self, exchange: "_Exchange", as_of: int) -> Answer:
-        store, envelope = self._service.store, exchange.envelope
-        header = envelope.header
+        store, envelope, header = self._service.store, exchange.envelope, exchange.envelope.header
         if fault := version_fault(header):
             raise fault
-        if envelope.body_name == "error" and envelope.protection is None and header.protection_alg is None:
-            return await self._acknowledge_unprotected_error(envelope)
+        is_bare = envelope.protection is None and header.protection_alg is None
+        if is_bare and (answer := await self._kem.answer_unprotected(envelope, exchange.digest, exchange.origin)):
+            return answer
         record: TransactionRecord | None = None
         if envelope.body_name in CONTINUES and header.transaction_id:
             record = await store.find_transaction(header.transaction_id)
@@ -186,8 +189,17 @@ class Responder:
             known_sender=record.sender_certificate if record is not None else None,
             offload=self._service.offload,
             channel=origin.certificates if origin.door.tls_authenticates else (),
+            keys=self._kem.keys,
+            mac_parameters=record.mac_parameters if record is not None else None,
+            strict=origin.door.strict,
         )
         exchange.protector = verified.protector
+        if self._kem.concerns(verified, record):
+            verified = await self._kem.attend(verified, exchange.digest, record)
+            exchange.protector = verified.protector
+            if (refusing := self._kem.refusing(verified)) is not None:
+                exchange.protector = refusing
+                raise ciphertext_missing()
         return verified
 
     async def _enter(self, transaction_id: bytes) -> None:
@@ -214,7 +226,7 @@ class Responder:
                 return await self._come_back(exchange, verified, record, as_of)
             if late is not None:
                 raise late
-        return await self._work(exchange, self._context(exchange, verified, as_of, record), HANDLERS[body_name])
+        return await self._work(exchange, self._context(exchange, verified, as_of, record), handler_of(verified))
 
     def _context(
         self, exchange: "_Exchange", verified: VerifiedRequest, as_of: int, record: TransactionRecord | None
@@ -407,11 +419,6 @@ class Responder:
         header = exchange.envelope.header
         audit.message_refused(exchange.envelope.body_name, _id_of(header), exchange.origin.address, fault)
         return await error_message(fault, header, exchange.protector, self._service.env)
-
-    async def _acknowledge_unprotected_error(self, envelope: Envelope) -> bytes:
-        """RFC 9483 section 3.5 does not reject an unprotected error; it changes nothing (RFC 9810 section 5.3.21)."""
-        _log.warning("unprotected error message transaction=%s: not acted on", _id_of(envelope.header).hex())
-        return await pkiconf_message(envelope.header, self._signer, self._service.env)
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from cmpd.errors import BadDataFormat, BadRequest, CmpError
 from cmpd.frozen import frozen
 from cmpd.records import CRL_REASONS
 from cmpd.requests import Extension, read_extensions, read_time
+from cmpd.strictness import RULES
 
 OID_REASON_CODE: Final = oids.contents("2.5.29.21")
 OID_INVALIDITY_DATE: Final = oids.contents("2.5.29.24")
@@ -64,8 +65,11 @@ class RevDetails:
     fault: CmpError | None = field(default=None, compare=False)
 
 
-def read_rev_req_content(body: bytes, limit: int) -> tuple[RevDetails, ...]:
-    """The RevDetails of an rr, 1 to `limit`. BadDataFormat: it cannot be read, or is empty; BadRequest: too many."""
+def read_rev_req_content(body: bytes, limit: int, *, strict: bool = False) -> tuple[RevDetails, ...]:
+    """The RevDetails of an rr, 1 to `limit`, or one if `strict`.
+
+    BadDataFormat: it cannot be read, or is empty; BadRequest: too many.
+    """
     try:
         start, stop = der.expect(body, 0, len(body), der.SEQUENCE, "want SEQUENCE OF RevDetails")
         items = der.children(body, start, stop, der.MAX_VALUES)
@@ -73,12 +77,15 @@ def read_rev_req_content(body: bytes, limit: int) -> tuple[RevDetails, ...]:
             raise DerError("want at least one RevDetails, and nothing after them")
     except DerError as fault:
         raise BadDataFormat(f"RevReqContent: {fault}") from None
+    RULES["an rr has one RevDetails"].hold(
+        strict, len(items) == 1, f"RevReqContent: want one RevDetails, have {len(items)}"
+    )
     if len(items) > limit:
         raise BadRequest(f"RevReqContent: want at most {limit} RevDetails, have {len(items)}")
-    return tuple(_read_rev_details(body, pos, after) for _, pos, _, after in items)
+    return tuple(_read_rev_details(body, pos, after, strict) for _, pos, _, after in items)
 
 
-def _read_rev_details(data: bytes, pos: int, end: int) -> RevDetails:
+def _read_rev_details(data: bytes, pos: int, end: int, strict: bool) -> RevDetails:
     fields: dict[str, Any] = {}
     try:
         start, stop = der.expect(data, pos, end, der.SEQUENCE, "RevDetails")
@@ -88,6 +95,9 @@ def _read_rev_details(data: bytes, pos: int, end: int) -> RevDetails:
             inner, at = der.expect(data, at, stop, der.SEQUENCE, "crlEntryDetails")
             if at != stop:
                 raise DerError("values after crlEntryDetails")
+            RULES["extensions are at least one, if they are there"].hold(
+                strict, inner < at, "crlEntryDetails: want at least one extension, or no list; have none in it"
+            )
             _read_entry_details(read_extensions(data, inner, at), fields)
     except DerError as fault:
         return RevDetails(**fields, fault=BadDataFormat(f"RevDetails: {fault}"))

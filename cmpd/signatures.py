@@ -1,9 +1,10 @@
 """Signatures that are verified (RFC 9481 section 3, RFC 8692, RFC 9688, RFC 9881): SCHEMES, one row for each OID.
 
 They are the same for protection, for proof of possession and in certificates. Parameters must be what the RFC of the
-algorithm says: absent for ECDSA, EdDSA and ML-DSA, NULL or absent for RSA with PKCS #1 v1.5, complete for RSASSA-PSS;
-they are read once for each AlgorithmIdentifier met. SHA-1, older hashes and those of less than 256 bits never count in
-a signature, whatever the policy. The library has no SHAKE for RSA and no SLH-DSA, so these are unknown here.
+algorithm says: absent for ECDSA, EdDSA and ML-DSA, NULL for RSA with PKCS #1 v1.5 (or absent with SHA-2: RFC 4055
+section 5), complete for RSASSA-PSS; they are read once for each AlgorithmIdentifier met. SHA-1, older hashes and those
+of less than 256 bits never count in a signature, whatever the policy. The library has no SHAKE for RSA and no SLH-DSA,
+so these are unknown here.
 """
 
 from dataclasses import dataclass
@@ -11,28 +12,16 @@ from functools import lru_cache
 from typing import Any, Final, Protocol, cast
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from cmpd.asn1 import der, oids
-from cmpd.asn1.algorithms import DIGEST_OCTETS, AlgorithmError, read_pss, read_whole_algorithm
+from cmpd.asn1.algorithms import DIGEST_OCTETS, LIBRARY_HASHES, AlgorithmError, read_pss, read_whole_algorithm
 from cmpd.errors import BadAlg, BadDataFormat
 from cmpd.public_keys import CURVES, MAX_RSA_BITS, MIN_RSA_BITS, key_family
 
 MAX_SIGNATURE_ALGORITHM: Final = 256
 """Longest AlgorithmIdentifier that is looked at, in octets; bounds what the caches hold. RSASSA-PSS has about 70."""
-
-_HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
-    "sha256": hashes.SHA256(),
-    "sha384": hashes.SHA384(),
-    "sha512": hashes.SHA512(),
-    "sha3_256": hashes.SHA3_256(),
-    "sha3_384": hashes.SHA3_384(),
-    "sha3_512": hashes.SHA3_512(),
-    "shake128": hashes.SHAKE128(32),  # RFC 8692 section 4.1.2: 256 and 512 bits
-    "shake256": hashes.SHAKE256(64),
-}
 
 
 class Signature(Protocol):
@@ -89,7 +78,7 @@ class RsaSignature:
         if key_family(type(key)) != "rsa":
             return False
         try:
-            cast(rsa.RSAPublicKey, key).verify(signature, octets, self.scheme, _HASHES[self.hash_name])
+            cast(rsa.RSAPublicKey, key).verify(signature, octets, self.scheme, LIBRARY_HASHES[self.hash_name])
         except InvalidSignature:
             return False
         return True
@@ -153,26 +142,27 @@ def _misfit(name: str, wanted: str, key: object) -> BadAlg:
 
 @dataclass(frozen=True, slots=True)
 class FixedScheme:
-    """An algorithm that its OID says all of: parameters absent, or (`allow_null`) NULL."""
+    """An algorithm that its OID says all of. `parameters`: "absent", "NULL" or "absent or NULL"."""
 
     signature: Signature
-    allow_null: bool = False
+    parameters: str = "absent"
 
     def parse(self, algorithm: bytes) -> Signature:
-        """The algorithm; BadAlg if there are parameters."""
-        parameters = _parameters(algorithm)
-        if parameters and not (self.allow_null and parameters == der.NULL_TLV):
-            wanted = "absent or NULL" if self.allow_null else "absent"
-            raise BadAlg(f"{self.signature.name} parameters: want them {wanted}, have others")
+        """The algorithm; BadAlg if there are other parameters."""
+        if _parameters(algorithm) not in _PARAMETERS[self.parameters]:
+            raise BadAlg(f"{self.signature.name} parameters: want them {self.parameters}, have others")
         return self.signature
 
     def check(self, algorithm: bytes, key: PublicKeyTypes) -> None:
-        """BadAlg if there are parameters, or the key is unfit."""
+        """BadAlg if there are other parameters, or the key is unfit."""
         self.parse(algorithm).check(key)
 
     def verify(self, algorithm: bytes, key: PublicKeyTypes, signature: bytes, octets: bytes) -> bool:
         """Whether the signature is good."""
         return self.signature.verify(key, signature, octets)
+
+
+_PARAMETERS: Final = {"absent": (b"",), "NULL": (der.NULL_TLV,), "absent or NULL": (b"", der.NULL_TLV)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,16 +201,17 @@ def _pss(parameters: bytes) -> RsaSignature:
         raise BadAlg(str(error)) from None
     except der.DerError as error:
         raise BadDataFormat(str(error)) from None
-    digest = _HASHES[hash_name]
+    digest = LIBRARY_HASHES[hash_name]
     return RsaSignature("RSASSA-PSS", hash_name, salt, padding.PSS(padding.MGF1(digest), salt))
 
 
 def _pkcs1(hash_name: str, name: str) -> FixedScheme:
-    return FixedScheme(RsaSignature(name, hash_name, None, padding.PKCS1v15()), allow_null=True)
+    parameters = "NULL" if hash_name.startswith("sha3_") else "absent or NULL"
+    return FixedScheme(RsaSignature(name, hash_name, None, padding.PKCS1v15()), parameters)
 
 
 def _ecdsa(hash_name: str, name: str) -> FixedScheme:
-    return FixedScheme(EcdsaSignature(name, ec.ECDSA(_HASHES[hash_name])))
+    return FixedScheme(EcdsaSignature(name, ec.ECDSA(LIBRARY_HASHES[hash_name])))
 
 
 SIGNATURE_SCHEMES: Final[dict[bytes, SignatureScheme]] = {

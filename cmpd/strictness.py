@@ -11,11 +11,13 @@ from typing import Final, Literal
 from cmpd.errors import (
     BadCertTemplate,
     BadDataFormat,
+    BadMessageCheck,
     BadPop,
     BadRecipientNonce,
     BadRequest,
     BadSenderNonce,
     CmpError,
+    SignerNotTrusted,
     WrongIntegrity,
 )
 from cmpd.frozen import frozen
@@ -35,7 +37,8 @@ class Rule:
     def hold(self, strict: bool, kept: bool, text: str) -> None:
         """Raise the fault if the door is strict and the rule is not kept. `text`: noun, wanted, found."""
         if strict and not kept:
-            raise self.fault(f"{text} (RFC 9483 section {self.section})")
+            detail = f'at a door with mode = "lenient": {self.lenient}'  # for an operator whose clients cannot change
+            raise self.fault(f"{text} (RFC 9483 section {self.section})", detail=detail)
 
 
 RULES: Final[dict[str, Rule]] = {
@@ -44,10 +47,19 @@ RULES: Final[dict[str, Rule]] = {
     ),
     "senderNonce is there and has 16 octets or more": Rule("3.5", "error", BadSenderNonce, "any, or none"),
     "a first message has no recipNonce": Rule("3.1", "error", BadRecipientNonce, "ignored"),
+    "messageTime is a GeneralizedTime YYYYMMDDHHMMSSZ": Rule(
+        "3.5",
+        "error",
+        BadDataFormat,
+        "also a UTCTime, with fractions or an offset, or without minutes, seconds or zone",
+    ),
+    "all extraCerts are certificates": Rule("3.5", "error", BadDataFormat, "what cannot be read is ignored"),
     "the value of implicitConfirm is there": Rule("3.1", "error", BadDataFormat, "may be absent"),
     "implicitConfirm is in ir, cr, p10cr and kur alone": Rule("3.1", "error", BadRequest, "ignored elsewhere"),
     "confirmWaitTime is in no request": Rule("3.1", "error", BadRequest, "ignored"),
-    "certProfile is in ir, cr, p10cr, kur and genm alone": Rule("3.1", "error", BadRequest, "ignored elsewhere"),
+    "certProfile is in ir, cr, p10cr, kur and a genm of certReqTemplate alone": Rule(
+        "3.1", "error", BadRequest, "ignored elsewhere"
+    ),
     "certProfile has one name, which is not empty": Rule(
         "3.1", "error", BadDataFormat, "up to one for each request; an empty one is none"
     ),
@@ -61,10 +73,13 @@ RULES: Final[dict[str, Rule]] = {
         "4.1.1", "rejection", BadRequest, "up to `enrolment.max_requests_per_message`"
     ),
     "certReqId is 0": Rule("4.1.1", "rejection", BadCertTemplate, "any, each once"),
-    "subject is there": Rule("4.1.1", "rejection", BadCertTemplate, "the registered one is taken"),
-    "a subject that is the NULL-DN comes with subjectAltName": Rule(
-        "4.1.1", "rejection", BadCertTemplate, "the registered subject is taken"
+    "subject is there": Rule(
+        "4.1.1", "rejection", BadCertTemplate, "the registered one is taken, in a kur that of the old certificate"
     ),
+    "a subject that is the NULL-DN comes with subjectAltName": Rule(
+        "4.1.1", "rejection", BadCertTemplate, "the registered subject is taken, in a kur that of the old certificate"
+    ),
+    "extensions are at least one, if they are there": Rule("3.5", "rejection", BadDataFormat, "an empty list is none"),
     "there is no poposkInput": Rule("4.1.1", "rejection", BadPop, "RFC 4211 section 4.1 cases 1 and 2"),
     "certConf has one CertStatus": Rule(
         "4.1.1", "error", BadDataFormat, "one for each certificate; one that is missing rejects its certificate"
@@ -76,7 +91,17 @@ RULES: Final[dict[str, Rule]] = {
     "no pkiconf comes from a client": Rule("4.1.1", "error", BadRequest, "it accepts all certificates"),
     "pollReq has one certReqId": Rule("4.4", "error", BadRequest, "several, each once"),
     "an rr has one RevDetails": Rule("4.2", "rejection", BadRequest, "up to `revocation.max_per_message`"),
+    "senderKID of a MAC is the reference value, if it is there": Rule(
+        "3.5", "error", BadMessageCheck, "another one is ignored, and the commonName of sender taken"
+    ),
+    "the parameters of PasswordBasedMac are there": Rule(
+        "3.1", "error", BadDataFormat, "NULL or absent in what continues a transaction: those of its first message"
+    ),
+    "the protection certificate is in extraCerts": Rule(
+        "3.3", "error", SignerNotTrusted, "else a registered one with this sender and senderKID"
+    ),
     "a genm has at most one infoType": Rule("4.3", "error", BadRequest, "up to 16"),
+    "crlStatusList has one source": Rule("4.3.4", "error", BadRequest, "up to 16"),
 }
 """By what a strict door demands."""
 
@@ -97,6 +122,11 @@ TOLERATED: Final[dict[str, tuple[str, str]]] = {
         "4.1.1",
         "RFC 4211 section 5 has them; OpenSSL sends issuer",
     ),
+    "keyEncipherment or keyAgreement for a key of a kind that can sign, if its certificate does not": (
+        "4.1.1",
+        "whether this key can, its holder knows; RFC 9810 section 5.2.8.4",
+    ),
+    "controls and regInfo": ("4.1.1", "RFC 4211 sections 6 and 7 have them"),
     "certReqId 0 in certConf and pollReq for a p10cr": ("4.1.4", "0 by section 4.1.1, -1 by the cp; both occur"),
     "error from a client": ("3.6.1", "RFC 9810 section 5.3.21; OpenSSL sends it"),
     "rr without reasonCode, or with invalidityDate": ("4.2", "OpenSSL sends none unless told to"),

@@ -9,6 +9,8 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
+from cmpd.asn1 import der, oids
+from cmpd.asn1.der import DerError
 from cmpd.errors import (
     BadDataFormat,
     BadRecipientNonce,
@@ -29,7 +31,9 @@ from cmpd.message import (
     LOWEST_PVNO,
     Envelope,
     Header,
+    OddTime,
 )
+from cmpd.outline import outline
 from cmpd.records import CertificateState, TransactionRecord
 from cmpd.records import TransactionState as State
 from cmpd.strictness import RULES
@@ -40,6 +44,10 @@ MIN_NONCE: Final = 16
 ID_SIZE: Final = 16
 """Octets of the transactionID of a first message (RFC 9483 section 3.1: 128 bits)."""
 
+
+ID_IT_CERT_REQ_TEMPLATE: Final = oids.contents("1.3.6.1.5.5.7.4.19")
+
+_CACHED_CERTIFICATE: Final = 4096  # octets; longer ones are read anew each time: bounds the memory of outline's cache
 
 ID_IN_USE: Final = "transactionID: want a fresh one, have one that another transaction uses"
 
@@ -90,7 +98,14 @@ CONTINUES: Final = frozenset({"certConf", "pkiconf", "error", "pollReq", "popdec
 REQUESTS: Final = frozenset({"ir", "cr", "p10cr", "kur"})
 """Bodies that ask for certificates."""
 
-_KINDS: Final = {"secret": "a MAC", "passphrase": "a MAC", "certificate": "a signature", "tls": "TLS alone"}
+_KINDS: Final = {
+    "secret": "a MAC by a shared secret",
+    "passphrase": "a MAC by a shared secret",
+    "certificate": "a signature",
+    "agreement": "DHBasedMac",
+    "kem": "KemBasedMac",
+    "tls": "TLS alone",
+}
 """What protects the messages of a credential, by the beginning of its name."""
 
 
@@ -102,8 +117,13 @@ def version_fault(header: Header) -> UnsupportedVersion | None:
 
 
 def with_transaction_id(envelope: Envelope) -> Envelope:
-    """A first message that has no transactionID gets one (RFC 9810 section 5.1.1), the same when it comes again."""
+    """A first message that has no transactionID gets one (RFC 9810 section 5.1.1), the same when it comes again.
+
+    One that brings a KEM ciphertext has to have its own (section 5.1.3.4).
+    """
     if envelope.header.transaction_id is not None or envelope.body_name in CONTINUES:
+        return envelope
+    if (item := envelope.header.info(oids.KEM_CIPHERTEXT_INFO)) is not None and item.value is not None:
         return envelope
     made = hashlib.sha256(b"transactionID" + envelope.der).digest()[:ID_SIZE]
     return replace(envelope, header=replace(envelope.header, transaction_id=made))
@@ -130,13 +150,35 @@ def check_header(envelope: Envelope, strict: bool) -> bytes:
         not first or header.recip_nonce is None,
         f"recipNonce: want none in a first message, have one in {envelope.body_name}",
     )
+    RULES["messageTime is a GeneralizedTime YYYYMMDDHHMMSSZ"].hold(
+        strict,
+        not isinstance(header.message_time, OddTime),
+        "messageTime: want a GeneralizedTime YYYYMMDDHHMMSSZ, have a time in another form",
+    )
+    RULES["all extraCerts are certificates"].hold(
+        strict,
+        not strict or all(map(_is_certificate, envelope.extra_certs)),
+        "extraCerts: want certificates, have something else among them",
+    )
     if header.general_info:
-        _check_general_info(header, envelope.body_name, strict)
+        _check_general_info(envelope, strict)
     return header.transaction_id
 
 
-def _check_general_info(header: Header, body: str, strict: bool) -> None:
+def _is_certificate(octets: bytes) -> bool:
+    """Whether these octets (DER) are a Certificate, as far as its outermost fields and those of tbsCertificate go."""
+    try:
+        (outline if len(octets) <= _CACHED_CERTIFICATE else outline.__wrapped__)(octets)
+        start, stop = der.expect(octets, 0, len(octets), der.SEQUENCE, "Certificate")
+        fields = der.children(octets, start, stop, 3)
+    except DerError:
+        return False
+    return [tag for tag, *_ in fields] == [der.SEQUENCE, der.SEQUENCE, der.BIT_STRING]
+
+
+def _check_general_info(envelope: Envelope, strict: bool) -> None:
     """The types of generalInfo that RFC 9483 section 3.1 has; well-formed they must be at every door."""
+    header, body = envelope.header, envelope.body_name
     has_implicit = header.implicit_confirm
     names = header.cert_profiles
     header.check_confirm_wait_time()
@@ -159,16 +201,29 @@ def _check_general_info(header: Header, body: str, strict: bool) -> None:
         header.info(ID_IT_CONFIRM_WAIT_TIME) is None,
         f"generalInfo confirmWaitTime: want none in a request, have one in {body}",
     )
-    RULES["certProfile is in ir, cr, p10cr, kur and genm alone"].hold(
+    RULES["certProfile is in ir, cr, p10cr, kur and a genm of certReqTemplate alone"].hold(
         strict,
-        not names or body in REQUESTS or body == "genm",
-        f"generalInfo certProfile: want it in ir, cr, p10cr, kur or genm, have it in {body}",
+        not names or body in REQUESTS or _asks_for_template(envelope),
+        f"generalInfo certProfile: want it in ir, cr, p10cr, kur or a genm of certReqTemplate, have it in {body}",
     )
     RULES["certProfile has one name, which is not empty"].hold(
         strict,
         not names or (len(names) == 1 and names[0] != ""),
         f"generalInfo certProfile: want one name that is not empty, have {len(names)}",
     )
+
+
+def _asks_for_template(envelope: Envelope) -> bool:
+    """Whether this is a genm of certReqTemplate; what cannot be read is its handler's to refuse."""
+    body = envelope.body
+    if envelope.body_name != "genm":
+        return False
+    try:
+        items = der.children(body, *der.expect(body, 0, len(body), der.SEQUENCE, "genm"))
+        types = [der.expect(body, inner, after, der.OID, "infoType") for _, _, inner, after in items]
+    except DerError:
+        return True
+    return any(body[start:stop] == ID_IT_CERT_REQ_TEMPLATE for start, stop in types)
 
 
 _ONCE: Final = {
@@ -218,7 +273,9 @@ def check_continues(
     credentials, section 4.1.1) or BadRecipientNonce.
     """
     if record is None:
-        raise BadRequest(f"{event}: want the transactionID of a transaction that goes on, have that of none")
+        raise BadRequest(
+            f"{event}: want the transactionID of a transaction that goes on, have that of none (RFC 9483 section 3.5)"
+        )
     want, have = (_KINDS.get(one.partition(":")[0], one) for one in (record.credential, credential))
     if want != have:
         raise WrongIntegrity(f"{event}: want {want} as for the first request, have {have} (RFC 9483 section 3.2)")
@@ -229,7 +286,9 @@ def check_continues(
     if (record.state, event) not in NEXT:
         if event is not Event.POLL:
             _check_confirmation(record, event)
-        raise BadRequest(f"{event}: want it {_STATES[event]}, have a transaction that is {record.state}")
+        raise BadRequest(
+            f"{event}: want it {_STATES[event]}, have a transaction that is {record.state} (RFC 9483 section 3.5)"
+        )
     if record.server_nonce not in (header.recip_nonce, answered_by):
         have = "none" if header.recip_nonce is None else "another value"
         raise BadRecipientNonce(f"recipNonce: want the senderNonce of our last message, have {have}")

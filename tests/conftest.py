@@ -1,13 +1,21 @@
-"""Every asynchronous test runs on asyncio's loop and on uvloop; in CI (CI=true) a skipped test is a failed test."""
+"""Every asynchronous test runs on asyncio's loop and on uvloop; in CI (CI=true) a skipped test is a failed test.
+
+A test that takes `store` runs with the records in memory, and with those in SQLite.
+"""
 
 import asyncio
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import hypothesis
 import pytest
 import uvloop
+
+from cmpd.store.base import Store
+from cmpd.store.memory import MemoryStore
+from cmpd.store.sqlite import SqliteStore
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -25,6 +33,15 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    made: Store = MemoryStore()
+    if request.param == "sqlite":
+        made = await SqliteStore.open(tmp_path / "ca.db", serving=True)
+    yield made
+    await made.close()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -99,7 +99,7 @@ def _agreement(info: Any, key: Any) -> bytes:
     shared["keyInfo"]["algorithm"] = "2.16.840.1.101.3.4.1.45"
     shared["suppPubInfo"] = b"\0\0\1\0"
     other = encode_der(shared)
-    kek = hashlib.new(name, secret + b"\0\0\0\1" + other).digest() if kdf == "x963" else _hkdf(name, secret, other)
+    kek = hashlib.new(name, secret + b"\0\0\0\1" + other).digest() if kdf == "x963" else hkdf(name, secret, other, 32)
     [one] = info["recipientEncryptedKeys"]
     return aes_key_unwrap(kek[:32], bytes(one["encryptedKey"]))
 
@@ -113,14 +113,19 @@ def _kem(info: Any, key: Any) -> bytes:
     other = rfc9629.CMSORIforKEMOtherInfo()
     other["wrap"]["algorithm"] = str(kem["wrap"]["algorithm"])
     other["kekLength"] = int(kem["kekLength"])
-    kek = _hkdf("sha256", key.decapsulate(bytes(kem["kemct"])), encode_der(other))
-    return aes_key_unwrap(kek[: int(kem["kekLength"])], bytes(kem["encryptedKey"]))
+    kek = hkdf("sha256", key.decapsulate(bytes(kem["kemct"])), encode_der(other), int(kem["kekLength"]))
+    return aes_key_unwrap(kek, bytes(kem["encryptedKey"]))
 
 
-def _hkdf(name: str, secret: bytes, info: bytes) -> bytes:
-    """The first block of HKDF without salt."""
-    size = hashlib.new(name).digest_size
-    return hmac.digest(hmac.digest(bytes(size), secret, name), info + b"\1", name)
+def hkdf(name: str, secret: bytes, info: bytes, size: int) -> bytes:
+    """RFC 5869 without salt."""
+    prk = hmac.digest(bytes(hashlib.new(name).digest_size), secret, name)
+    block, made, count = b"", b"", 0
+    while len(made) < size:
+        count += 1
+        block = hmac.digest(prk, block + info + bytes((count,)), name)
+        made += block
+    return made[:size]
 
 
 def spki(key: Any) -> bytes:

@@ -95,16 +95,10 @@ class Server:
 
 
 @dataclass
-class Installation:
-    """What `cmpd init` made."""
+class Place:
+    """Where a CA is."""
 
     directory: Path
-    runs: int = 0
-
-    @classmethod
-    def make(cls, directory: Path, *options: str) -> "Installation":
-        cmpd("init", "--dir", directory, "--tcp", "127.0.0.1:0", *options)
-        return cls(directory)
 
     @property
     def config(self) -> Path:
@@ -119,6 +113,18 @@ class Installation:
         text = self.config.read_text()
         assert old in text, f"{old!r} is not in {self.config}"
         self.config.write_text(text.replace(old, new, 1))
+
+
+@dataclass
+class Installation(Place):
+    """What `cmpd init` made."""
+
+    runs: int = 0
+
+    @classmethod
+    def make(cls, directory: Path, *options: str) -> "Installation":
+        cmpd("init", "--dir", directory, "--tcp", "127.0.0.1:0", *options)
+        return cls(directory)
 
     def add_secret(self, reference: str, secret: str, *options: str) -> Path:
         """Register a shared secret; returns the file that holds it."""

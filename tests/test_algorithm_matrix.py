@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import mldsa, mlkem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,15 +28,18 @@ from cmpd.client.messages import (
     cert_status,
     certification_request,
     confirm_pvno,
+    encrypting_usage,
     error_content,
     p10_request,
     protect,
 )
+from cmpd.config import ProfileConfig
 from cmpd.handlers import HANDLERS
-from cmpd.private_keys import KEY_TYPES
-from cmpd.public_keys import key_kind
+from cmpd.private_keys import ENCRYPTION_KEY_TYPES, KEY_TYPES
 from cmpd.signatures import is_signed
 from tests.support import needs_openssl, run
+from tests.test_pop_challenge import popdecr, rands
+from tests.test_pop_encrcert import decrypted
 from tests.world import NOW, Seen, World, rev_details
 
 SUBJECT = "/CN=device"
@@ -50,6 +54,11 @@ def kind_for(algorithm: str) -> str:
     """A kind of key that fits an algorithm."""
     kinds = ("p384", "rsa2048", "ed25519", "ed448", "mldsa44", "mldsa65", "mldsa87")
     return next(kind for kind in kinds if isinstance(private_key(kind), SIGNING[algorithm].family))
+
+
+def flipped(octets: bytes, position: int) -> bytes:
+    """With one bit changed."""
+    return octets[:position] + bytes((octets[position] ^ 1,)) + octets[position + 1 :]
 
 
 async def enrol(world: World, credential: Any, key: Any, body: str = "ir", **wish: Any) -> tuple[Request, Seen]:
@@ -67,9 +76,14 @@ async def confirm(world: World, request: Request, granted: Seen, credential: Any
     """The body that answers a certConf for what was granted."""
     certificate = granted.certificate()
     content = der.seq(cert_status(certificate, granted_id(granted)))
-    following = world.follow(request, granted, "certConf", content, pvno=confirm_pvno([certificate]))
+    following = world.follow(request, granted, "certConf", content, pvno=pvno_for(request, certificate))
     seen = await world.ask(following, credential)
     return seen.body if seen.body == "pkiconf" else str(seen.status())
+
+
+def pvno_for(request: Request, certificate: Certificate) -> int:
+    """That of the request, or 3 if the certConf has a hashAlg."""
+    return max(message.decode(request.der).header.pvno, confirm_pvno([certificate]))
 
 
 def granted_id(granted: Seen) -> int:
@@ -111,25 +125,27 @@ async def first_messages(world: World, own: KeyAndCertificate, algorithm: str) -
     return made
 
 
-def changed(request: Request, part: str) -> bytes:
-    """The message with one bit changed in its signature, or in what is signed."""
+async def refuses_changes(world: World, request: Request) -> None:
+    """With one bit changed in what is signed, in header and body, or in the signature, it is badMessageCheck."""
     read = message.decode(request.der)
-    old = (read.protection or b"") if part == "signature" else read.header.sender_nonce or b""
-    assert request.der.count(old) == 1
-    return request.der.replace(old, old[:-1] + bytes((old[-1] ^ 1,)))
+    for part in (read.header.sender_nonce, read.header.transaction_id, read.body, read.protection):
+        if part is None or (part is read.body and len(part) < 9):
+            continue  # an empty genm: a bit more or less is another body
+        octet = part.index(b"no") if request.body == "error" and part is read.body else len(part) - 1
+        position = request.der.rindex(part) + octet  # in a value, so that the message is well-formed
+        refused = await world.send(flipped(request.der, position))
+        assert refused is not None
+        assert (refused.body, refused.status()[2]) == ("error", {"badMessageCheck"}), (request.body, part)
 
 
 @pytest.mark.parametrize("algorithm", SIGNING)
 async def test_every_algorithm_protects_every_body_and_no_bit_may_change(algorithm: str) -> None:
-    world = World()
+    world = World(profiles={"default": ProfileConfig(), "approved": ProfileConfig(approval=True)})
     own = await holder(world, kind_for(algorithm), algorithm)
     answers = {"ir": "ip", "cr": "cp", "kur": "kup", "p10cr": "cp", "genm": "genp", "rr": "rp"}
     seen_bodies = set()
     for body, request in (await first_messages(world, own, algorithm)).items():
-        for part in ("signature", "data"):
-            refused = await world.send(changed(request, part))
-            assert refused is not None
-            assert (refused.body, refused.status()[2]) == ("error", {"badMessageCheck"}), (body, part)
+        await refuses_changes(world, request)
         seen = await world.ask(request, own)
         assert seen.body == answers[body]
         if body in ("ir", "cr", "kur", "p10cr"):
@@ -137,34 +153,70 @@ async def test_every_algorithm_protects_every_body_and_no_bit_may_change(algorit
             end = "error" if body == "cr" else "certConf"
             confirmation = der.seq(cert_status(seen.certificate(), granted_id(seen)))
             following = world.follow(request, seen, end, error_content("no") if body == "cr" else confirmation)
-            refused = await world.send(changed(following, "signature"))
-            assert refused is not None
-            assert (refused.body, refused.status()[2]) == ("error", {"badMessageCheck"})
+            await refuses_changes(world, following)
             ended = await world.ask(following, own)
             assert ended.body == "pkiconf", ended.status()
             seen_bodies.add(end)
         elif body == "rr":
             assert seen.outcomes() == ["accepted"]
         seen_bodies.add(body)
-    assert seen_bodies == set(HANDLERS) - {"pollReq", "pkiconf", "popdecr", "nested"}
     # confirmed by certConf and revoked by rr; the certificate of cr was rejected by the error
     states = sorted(record.state for record in await world.store.list_certificates())
     assert states == ["confirmed"] * 3 + ["revoked"] * 2
+    seen_bodies |= await polls_and_is_challenged(algorithm)
+    assert seen_bodies == set(HANDLERS) - {"pkiconf", "nested"}
+
+
+async def polls_and_is_challenged(algorithm: str) -> set[str]:
+    """pollReq until the operator has approved, then popdecr."""
+    world = World(profiles={"default": ProfileConfig(), "approved": ProfileConfig(approval=True)})
+    registered = await world.add_secret(profiles=("default", "approved"))
+    _, enrolled = await enrol(world, registered, private_key(kind_for(algorithm)))
+    own = KeyAndCertificate(
+        private_key(kind_for(algorithm)), enrolled.certificate(), (Certificate.load(world.root),), algorithm
+    )
+    key = encryption_key("x25519")
+    template = Template(key, encode_name(SUBJECT), (encrypting_usage(key),), proof="challengeResp")
+    request = cert_request("cr", [template], own, world.env, profile="approved", implicit_confirm=False)
+    seen = await world.ask(request, own)
+    assert (seen.body, seen.status()[0]) == ("cp", 3)  # waiting
+    for approved in (False, True):
+        if approved:
+            [waiting] = await world.waiting()
+            await world.approve(waiting.reference)
+        polls = world.follow(request, seen, "pollReq", der.seq(der.seq(der.encode_integer(0))), pvno=3)
+        await refuses_changes(world, polls)
+        seen = await world.ask(polls, own)
+        assert seen.body == ("popdecc" if approved else "pollRep")
+    answer = popdecr(world, request, seen, rands(seen, {0: key})[0][0])
+    await refuses_changes(world, answer)
+    seen = await world.ask(answer, own)
+    assert (seen.body, seen.status()[0]) == ("cp", 0), seen.status()
+    assert await confirm(world, request, seen, own) == "pkiconf"
+    return {"pollReq", "popdecr"}
 
 
 @pytest.mark.parametrize("algorithm", SIGNING)
 async def test_a_proof_of_possession_with_one_bit_changed_is_badpop(algorithm: str) -> None:
     world = World()
     secret = await world.add_secret()
-    template = Template(private_key(kind_for(algorithm), 1), encode_name(SUBJECT))
-    protector = secret.protector(world.env)
-    good = signed_by(template, algorithm, protector.sender)
-    for position in (len(good) - 1, good.index(b"device")):
-        bad = good[:position] + bytes((good[position] ^ 1,)) + good[position + 1 :]
-        seen = await world.ask(protect("ir", der.seq(bad), protector, world.env), secret)
-        assert (seen.body, seen.status()[2]) == ("ip", {"badPOP"})
-        protector = secret.protector(world.env)
+    template = Template(private_key(kind_for(algorithm), 1), encode_name(SUBJECT), signature=algorithm)
+    good = {
+        "ir": signed_by(template, algorithm, secret.sender),
+        "cr": cert_req_msg(template, secret.sender),
+        "p10cr": certification_request(template),
+    }
+    for body, proven in good.items():
+        assert SIGNING[algorithm].identifier in proven
+        for position in (len(proven) - 1, len(proven) - 40, proven.index(b"device")):
+            content = flipped(proven, position) if body == "p10cr" else der.seq(flipped(proven, position))
+            seen = await world.ask(protect(body, content, secret.protector(world.env), world.env), secret)
+            assert (seen.body, seen.status()[2]) == ("ip" if body == "ir" else "cp", {"badPOP"}), (body, position)
     assert await world.store.list_certificates() == []
+    for body, proven in good.items():
+        content = proven if body == "p10cr" else der.seq(proven)
+        seen = await world.ask(protect(body, content, secret.protector(world.env), world.env), secret)
+        assert seen.status()[0] == 0
 
 
 # --- kinds of keys under CAs of several kinds -------------------------------------------------------------------------
@@ -173,18 +225,31 @@ CAS = {
     "p256": ("p256", None),
     "p521 with SHA-3": ("p521", "ecdsa-with-sha3-512"),
     "p384 with SHAKE": ("p384", "ecdsa-with-shake256"),
+    "p256 with SHAKE": ("p256", "ecdsa-with-shake128"),
     "rsa": ("rsa2048", None),
     "rsa with PSS": ("rsa2048", "rsassa-pss-sha384"),
+    "rsa with PSS and SHA-3": ("rsa2048", "rsassa-pss-sha3-512"),
     "rsa with SHA-3": ("rsa2048", "rsassa-pkcs1-v1-5-with-sha3-256"),
-    "brainpool": ("brainpoolP384r1", None),
+    "rsa of 4096 bits": ("rsa4096", "sha512WithRSAEncryption"),
+    "brainpoolP256r1": ("brainpoolP256r1", None),
+    "brainpoolP384r1": ("brainpoolP384r1", None),
+    "brainpoolP512r1": ("brainpoolP512r1", None),
     "ed25519": ("ed25519", None),
     "ed448": ("ed448", None),
     "mldsa44": ("mldsa44", None),
     "mldsa65": ("mldsa65", None),
     "mldsa87": ("mldsa87", None),
 }
-UNKNOWN_TO_OPENSSL_3_0 = {"mldsa44", "mldsa65", "mldsa87", "p384 with SHAKE", "p521 with SHA-3"}
-UNKNOWN_TO_THE_LIBRARY = {"p384 with SHAKE"}
+UNKNOWN_TO_OPENSSL_3_0 = {
+    "mldsa44",
+    "mldsa65",
+    "mldsa87",
+    "p384 with SHAKE",
+    "p256 with SHAKE",
+    "p521 with SHA-3",
+    "rsa with PSS and SHA-3",
+}
+UNKNOWN_TO_THE_LIBRARY = {"p384 with SHAKE", "p256 with SHAKE"}
 """In certificates, that is."""
 ROUND = ("p256", "rsa2048", "ed448", "mldsa65")
 """What goes through the CAs that are not the first and the last."""
@@ -211,8 +276,13 @@ async def test_every_kind_of_key_lives_under_every_kind_of_ca(ca: str, tmp_path:
     states = [record.state for record in await world.store.list_certificates()]
     assert sorted(states) == ["confirmed"] * (len(states) // 2) + ["revoked"] * (len(states) // 2)
     assert len(states) == len(issued) - 1
+    verify_all(world, issued, ca, tmp_path)
+
+
+def verify_all(world: World, issued: list[bytes], ca: str, directory: Path) -> None:
+    """All certificates verify with OpenSSL and the library, and with no bit of them changed."""
     if ca not in UNKNOWN_TO_OPENSSL_3_0:
-        verify_with_openssl(world.root, issued, tmp_path)
+        verify_with_openssl(world.root, issued, directory)
     key = x509.load_der_x509_certificate(world.root).public_key()
     for one in map(Certificate.load, issued):
         signature, signed = one.parsed.signature, one.parsed.tbs_certificate_bytes
@@ -227,10 +297,67 @@ def verify_with_openssl(root: bytes, issued: list[bytes], directory: Path) -> No
     (directory / "root.pem").write_bytes(Certificate.load(root).pem)
     paths = []
     for number, one in enumerate(map(Certificate.load, issued)):
-        if not key_kind(one.parsed.public_key()).startswith("mldsa"):
+        if not isinstance(one.parsed.public_key(), UNKNOWN_KEYS):
             paths.append(directory / f"{number}.pem")
             paths[-1].write_bytes(one.pem)
     run(["openssl", "verify", "-x509_strict", "-attime", str(NOW), "-CAfile", directory / "root.pem", *paths])
+
+
+UNKNOWN_KEYS = (
+    mldsa.MLDSA44PublicKey,
+    mldsa.MLDSA65PublicKey,
+    mldsa.MLDSA87PublicKey,
+    mlkem.MLKEM768PublicKey,
+    mlkem.MLKEM1024PublicKey,
+)
+"""Whose certificates OpenSSL 3.0 cannot verify."""
+
+
+# --- keys that cannot sign, or do not -------------------------------------------------------------------------------
+
+
+@cache
+def encryption_key(kind: str) -> Any:
+    return (ENCRYPTION_KEY_TYPES | KEY_TYPES)[kind]()
+
+
+ENCRYPTING = (*ENCRYPTION_KEY_TYPES, "rsa2048", "p256", "p521")
+
+
+@needs_openssl
+@pytest.mark.parametrize("ca", ["p256", "rsa with PSS", "brainpoolP384r1", "ed448", "mldsa65"])
+async def test_every_kind_of_key_that_encrypts_lives_under_every_kind_of_ca(ca: str, tmp_path: Path) -> None:
+    """By encrCert: certConf proves possession. Such a key signs no kur; its owner revokes by another certificate."""
+    kind, signature = CAS[ca]
+    world = World(ca_key=private_key(kind, 2), cmp_key=private_key(kind, 3), signature=signature)
+    issued = []
+    for number, end_entity in enumerate(ENCRYPTING):
+        secret, key = await world.add_secret(f"device {number}"), encryption_key(end_entity)
+        request, granted = await enrol(world, secret, private_key("p384"))
+        own = KeyAndCertificate(private_key("p384"), granted.certificate(), (Certificate.load(world.root),))
+        for body, credential in (("ir", secret), ("cr", own)):
+            wish = {"extensions": (encrypting_usage(key),), "proof": "encrCert"}
+            request, granted = await enrol(world, credential, key, body, implicit=False, **wish)
+            certificate = decrypted(granted, key)
+            assert certificate.public_key_info == public_key_info(key)
+            for right in (False, True):
+                status = cert_status(certificate, 0)
+                if not right:  # somebody who could not decrypt it
+                    status = flipped(status, status.index(b"\x04", 2) + 4)
+                pvno = pvno_for(request, certificate)
+                asked = world.follow(request, granted, "certConf", der.seq(status), pvno=pvno)
+                seen = await world.ask(asked, credential)
+                if right:
+                    assert seen.body == "pkiconf", seen.status()
+                else:
+                    assert (seen.body, seen.status()[2]) == ("error", {"badCertId"})
+                    request, granted = await enrol(world, credential, key, body, implicit=False, **wish)
+                    certificate = decrypted(granted, key)
+            issued.append(certificate.der)
+            assert (await world.rr(own, rev_details(certificate))).outcomes() == ["accepted"]
+    states = [record.state for record in await world.store.list_certificates()]
+    assert sorted(states) == ["confirmed"] * len(ENCRYPTING) + ["revoked"] * 4 * len(ENCRYPTING)
+    verify_all(world, issued, ca, tmp_path)
 
 
 async def test_a_certconf_for_a_signature_without_a_hash_must_name_one_in_pvno_3() -> None:

@@ -26,6 +26,7 @@ from cmpd.ca import CertificateAuthority
 from cmpd.config import ProfileConfig
 from cmpd.config_values import KEY_USAGES
 from cmpd.env import Env
+from cmpd.name_syntax import _UNSEEN, _unseen, is_host
 from cmpd.profiles import Grant
 from cmpd.requests import Extension
 from cmpd.signing.file import FileKey
@@ -58,8 +59,9 @@ RULES = ProfileConfig(
 
 # --- what may be asked for --------------------------------------------------------------------------------------------
 
-TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20)
-LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
+SEEN = st.characters(codec="utf-8", exclude_categories=_UNSEEN).filter(lambda char: not _unseen(char))
+TEXTS = st.text(SEEN, min_size=1, max_size=20).filter(lambda text: not text.isspace())
+LABELS = st.from_regex(r"[a-z]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True).filter(is_host)
 HOSTS = st.lists(LABELS, min_size=1, max_size=4).map(".".join)
 EMAILS = st.builds("{}@{}".format, LABELS, HOSTS)
 ATTRIBUTES = st.one_of(
@@ -81,7 +83,7 @@ GENERAL_NAMES = st.one_of(
     HOSTS.map(x509.DNSName),
     EMAILS.map(x509.RFC822Name),
     HOSTS.map(lambda host: x509.UniformResourceIdentifier(f"https://{host}/")),
-    st.ip_addresses().map(x509.IPAddress),
+    st.ip_addresses().filter(lambda address: getattr(address, "ipv4_mapped", None) is None).map(x509.IPAddress),
     NAMES.map(x509.DirectoryName),
 )
 SANS = st.lists(GENERAL_NAMES, min_size=1, max_size=4).map(x509.SubjectAlternativeName)

@@ -105,6 +105,11 @@ def test_defaults_are_the_documented_ones():
         "max_message_octets": 262144,
     }
     assert config.local.model_dump() == entrance | {"socket": None, "max_message_octets": 262144}
+    assert config.cmp.model_dump(exclude={"certificate", "key"}) == {
+        "signature": None,
+        **{f"{pair}_{half}": None for pair in ("encryption", "agreement", "kem") for half in ("certificate", "key")},
+        "protection": "signature",
+    }
     assert config.protection.model_dump() == {
         "allow_sha1_mac": True,
         "min_iterations": 100,
@@ -155,7 +160,10 @@ def test_defaults_are_the_documented_ones():
         "extended_key_usage_forbidden": (),
         "ca": False,
         "path_length": 0,
+        "permitted_names": {},
+        "excluded_names": {},
         "policies": {},
+        "policy_notices": {},
         "crl_urls": None,
         "delta_crl_urls": None,
         "ocsp_urls": None,
@@ -326,7 +334,7 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
     ("enrolment", {"confirm_wait": "31d"}, 'enrolment.confirm_wait: want 1s to 30d, have "31d"'),
     ("enrolment", {"max_requests_per_message": 0}, "enrolment.max_requests_per_message: want at least 1, have 0"),
     ("enrolment", {"default_profile": "other"},
-     'profile: enrolment.default_profile names "other", and there is no [profile.other]'),
+     "enrolment.default_profile: there is no [profile.other]"),
     ("profile", {"keys": []}, "profile.default.keys: want at least one, have none"),
     ("profile", {"keys": ["rsa", "rsa"]}, 'profile.default.keys: "rsa" is there twice'),
     ("profile", {"keys": "rsa"}, 'profile.default.keys: want a list, have "rsa"'),
@@ -353,7 +361,7 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
      'profile.default.ca: key_usage_allowed has "cRLSign", which only a CA may have: want ca = true'),
     ("profile", {"ca": True}, "profile.default.ca: key_usage lacks keyCertSign, without which a CA can issue nothing"),
     ("profile", {"ca": True, "key_usage": ["keyCertSign"], "key_usage_allowed": ["keyCertSign"]},
-     "profile: default.ca: want crl.issuing_distribution_point = false with it, or the CRL says that it is about end"),
+     "profile.default.ca: want crl.issuing_distribution_point = false with it, or the CRL says that it is about end"),
     ("profile", {"path_length": 1}, "profile.default.path_length: means nothing without ca = true"),
     ("profile", {"path_length": -1}, "profile.default.path_length: want at least 0, have -1"),
     ("profile", {"min_validity": "1d"}, "profile.default.min_validity: means nothing without max_validity: "),
@@ -446,6 +454,10 @@ RULES: list[tuple[str, dict[str, Any], str]] = [
     ("log", {"json": 1}, "log.json: want true or false, have 1"),
     ("log", {"json_lines": True}, "log.json_lines: unknown key; known are level, json"),
     ("ca", {"chain": ""}, 'ca.chain: want a path, have ""'),
+    *(("cmp", {f"{pair}_{half}": "x"}, f"cmp.{pair}_key: want {pair}_certificate and {pair}_key, or none of them")
+      for pair in ("encryption", "agreement", "kem") for half in ("certificate", "key")),
+    ("cmp", {"protection": "kem"}, 'cmp.protection: want kem_certificate and kem_key with "kem", have none'),
+    ("cmp", {"protection": "mac"}, 'cmp.protection: "mac" is not possible; known are signature, kem'),
 ]  # fmt: skip
 
 
@@ -462,13 +474,16 @@ def test_tables_that_must_have_an_entry_may_not_be_empty():
 
 def test_two_doors_may_not_share_an_address():
     door = {"listen": "127.0.0.1:829"}
-    wanted = ['http: two doors listen on "127.0.0.1:829"']
-    assert mistakes(document() | {"tcp": [door, door]}) == wanted
-    assert mistakes(document() | {"http": [door, door], "tcp": []}) == wanted
-    assert mistakes(document() | {"http": [door]}) == wanted
-    assert mistakes(document() | {"tcp": [{"listen": "systemd"}] * 2}) == ['http: two doors listen on "systemd"']
+    assert mistakes(document() | {"tcp": [door, door]}) == ['tcp[1].listen: "127.0.0.1:829" is that of tcp[0] already']
+    assert mistakes(document() | {"http": [door, door], "tcp": []}) == [
+        'http[1].listen: "127.0.0.1:829" is that of http[0] already'
+    ]
+    assert mistakes(document() | {"http": [door]}) == ['http[0].listen: "127.0.0.1:829" is that of tcp[0] already']
+    assert mistakes(document() | {"tcp": [{"listen": "systemd"}] * 2}) == [
+        'tcp[1].listen: "systemd" is that of tcp[0] already'
+    ]
     assert mistakes(document() | {"tcp": [], "http": [{"listen": "systemd:a"}] * 2}) == [
-        'http: two doors listen on "systemd:a"'
+        'http[1].listen: "systemd:a" is that of http[0] already'
     ]
 
 
@@ -497,7 +512,7 @@ def test_a_door_that_cannot_be_read_is_no_missing_door():
 def test_the_default_profile_of_a_door_is_one_that_there_is(table: str):
     place = "local" if table == "local" else f"{table}[0]"
     assert mistakes(document(table, default_profile="other")) == [
-        f'profile: {place}.default_profile names "other", and there is no [profile.other]'
+        f"{place}.default_profile: there is no [profile.other]"
     ]
     config = parse(document(table, default_profile="default"), BASE)
     door = config.local if table == "local" else getattr(config, table)[0]
@@ -689,6 +704,11 @@ def test_an_address_to_publish_on_has_a_port(text: str):
         publish_address(text)
 
 
+def test_answers_are_protected_by_a_kem_key_where_there_is_one():
+    keys = {"kem_certificate": "kem.pem", "kem_key": "kem.key.pem", "protection": "kem"}
+    assert parse(document("cmp", **keys), BASE).cmp.protection == "kem"
+
+
 def test_the_file_of_the_ocsp_signer_is_one_of_its_own(tmp_path: Path) -> None:
     for key, value in (("ca.key", "ca.key.pem"), ("store.secrets_key", "store.key"), ("cmp.certificate", "cmp.pem")):
         document = {
@@ -699,5 +719,5 @@ def test_the_file_of_the_ocsp_signer_is_one_of_its_own(tmp_path: Path) -> None:
             "profile": {"default": {}},
             "ocsp": {"signer": value},
         }
-        with pytest.raises(ConfigError, match=f"ocsp: signer: names the same file as {key}"):
+        with pytest.raises(ConfigError, match=f"ocsp.signer: names the same file as {key}"):
             parse(document, tmp_path)

@@ -11,7 +11,7 @@ from cmpd.asn1 import der
 from cmpd.asn1.names import encode_name
 from cmpd.changes import MoveCertificate
 from cmpd.client.certificates import Certificate
-from cmpd.client.credentials import KeyAndCertificate
+from cmpd.client.credentials import KeyAndCertificate, Unprotected
 from cmpd.client.messages import (
     Request,
     Template,
@@ -65,7 +65,7 @@ def bare(
         der.encode_integer(2), sender, NULL_DN, *(der.explicit(n, value) for n, value in fields if value is not None)
     )
     octets = encode_message(header + der.explicit(BODY_TYPES[body], content), protection, ())
-    return Request(body, octets, transaction_id, nonce, None)
+    return Request(body, octets, transaction_id, nonce, Unprotected().protector(world.env))
 
 
 def request_for(

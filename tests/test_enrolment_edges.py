@@ -32,6 +32,7 @@ from cmpd.errors import StoreError
 from cmpd.handlers.confirm import lapse
 from cmpd.logs import TurnHandler
 from cmpd.message import ID_IT_CERT_PROFILE, decode
+from cmpd.protection.base import ProtectionPolicy
 from cmpd.protection.pbm import build
 from cmpd.records import CertificateState, TransactionState
 from cmpd.signing.file import FileKey
@@ -461,13 +462,13 @@ async def test_a_validity_beyond_the_cas_is_bounded_inside_its_request() -> None
 # --- proof-of-possession over poposkInput ----------------------------------------------------------------------------
 
 
-def input_request(world: World, secret: SharedSecret, mac_secret: bytes) -> Any:
+def input_request(world: World, secret: SharedSecret, mac_secret: bytes, iterations: int = 500, **mac: str) -> Any:
     """RFC 4211 section 4.1 case 1: no subject, publicKeyMAC by the shared secret."""
     key = new_key()
     info = public_key_info(key)
-    mac = build(bytes(16), 500)
-    value = mac.compute(mac.derive(mac_secret), info)
-    inputs = der.seq(mac.algorithm, der.encode_bits(value)) + info
+    made = build(bytes(16), iterations, **mac)
+    value = made.compute(made.derive(mac_secret), info)
+    inputs = der.seq(made.algorithm, der.encode_bits(value)) + info
     signature = key.sign(der.tlv(der.SEQUENCE, inputs), ec.ECDSA(hashes.SHA256()))
     signing = der.tlv(0xA0, inputs) + signature_algorithm(key).identifier + der.encode_bits(signature)
     request = der.seq(der.encode_integer(0), der.seq(b"\xa6" + info[1:]))
@@ -480,6 +481,29 @@ async def test_a_publickeymac_binds_the_key_to_the_secret(mac_secret: bytes, fai
     world = World()
     secret = await world.add_secret(subject="/CN=device")
     assert (await world.ask(input_request(world, secret, mac_secret), secret)).status()[2] == failures
+
+
+@pytest.mark.parametrize(
+    ("policy", "failures"),
+    [
+        (ProtectionPolicy(), {"wide": frozenset(), "sha1": frozenset(), "many": frozenset({"badAlg"})}),
+        (ProtectionPolicy(allow_sha1_mac=False), {"wide": frozenset(), "sha1": frozenset({"badAlg"})}),
+        (ProtectionPolicy(max_iterations=600), {"few": frozenset(), "wide": frozenset({"badAlg"})}),
+        (ProtectionPolicy(min_iterations=500), {"few": frozenset(), "fewer": frozenset({"badAlg"})}),
+    ],
+)
+async def test_a_publickeymac_is_held_to_the_policy_of_the_protection(
+    policy: ProtectionPolicy, failures: dict[str, frozenset[str]]
+) -> None:
+    world = World(policy=policy)
+    secret = await world.add_secret(subject="/CN=device")
+    macs: dict[str, dict[str, Any]] = {
+        "sha1": {"owf": "sha1", "mac": "sha1"},
+        **{"fewer": {"iterations": 499}, "few": {}, "wide": {"iterations": 20_000}, "many": {"iterations": 20_001}},
+    }
+    for name, expected in failures.items():
+        seen = await world.ask(input_request(world, secret, b"secret", **macs[name]), secret)
+        assert seen.status()[2] == expected, name
 
 
 async def test_unreadable_certificates_beside_the_protection_certificate_are_coped_with() -> None:

@@ -673,7 +673,7 @@ NO_CRLS = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n"
         (NO_CA, "want CA:TRUE and keyCertSign"),
         (NO_SIGN, "want CA:TRUE and keyCertSign"),
         (NO_CRLS, "CN=Sub,O=x does not allow to sign CRLs: want cRLSign in keyUsage"),
-        ("", "is not that of a CA"),
+        ("", "is not that of a CA: want basicConstraints and keyUsage"),
     ],
 )
 def test_a_certificate_that_is_not_a_cas_is_refused(subordinate: Path, above: Above, extensions: str, wanted: str):

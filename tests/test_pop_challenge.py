@@ -29,10 +29,8 @@ from cmpd.store.base import Store
 from cmpd.store.memory import MemoryStore
 from cmpd.store.sqlite import SqliteStore
 from tests.pops import KEYS, decrypt_independently, encrypting_usage, flipped, spki
-from tests.test_pop_encrcert import Direct, ask, decrypted, only, store, transaction_state
+from tests.test_pop_encrcert import Direct, ask, decrypted, only, transaction_state
 from tests.world import Seen, World
-
-__all__ = ["store"]  # the fixture
 
 
 @pytest.fixture
@@ -438,6 +436,17 @@ async def test_after_an_unclean_end_the_challenge_is_open_again(store: Store) ->
     assert await transaction_state(world, request) is TransactionState.CHALLENGED
     answer = await world.ask(answered, secret)
     assert answer.certificate().public_key_info == spki(key)
+
+
+async def test_there_are_only_so_many_open_challenges(store: Store) -> None:
+    world = World(store=store, enrolment=EnrolmentConfig(max_waiting=2))
+    secret, _, request, seen, integer = await challenged(world)
+    second = challenge(world, secret, KEYS["x448"](), "x448")
+    refused = await world.ask(second, secret)
+    assert (refused.body, refused.status()[2]) == ("error", {"systemUnavail"})
+    assert await world.store.find_transaction(second.transaction_id) is None
+    assert (await world.ask(popdecr(world, request, seen, integer), secret)).body == "ip"
+    assert (await world.ask(second, secret)).body == "popdecc"
 
 
 async def test_what_is_purged_is_gone_with_its_challenge(store: Store, tmp_path: Path) -> None:

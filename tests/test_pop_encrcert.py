@@ -1,6 +1,7 @@
 """encrCert: the certificate is sent encrypted, and the certHash of certConf proves possession of its key."""
 
-from collections.abc import AsyncIterator
+import hashlib
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,7 @@ from cmpd.handlers.confirm import lapse
 from cmpd.origin import Door, Origin
 from cmpd.records import CertificateRecord, CertificateState, TransactionState
 from cmpd.store.base import Store
-from cmpd.store.memory import MemoryStore
-from cmpd.store.sqlite import SqliteStore
-from tests.pops import KEYS, decrypt_independently, encrypting_usage, key_usage, spki
+from tests.pops import KEYS, decrypt_independently, encrypting_usage, key_usage, pem, spki
 from tests.world import Seen, World
 
 STRICT = Origin("strict", Door("tcp", strict=True))
@@ -57,15 +56,6 @@ class Direct:
 
     async def close(self) -> None:
         """Nothing."""
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store = MemoryStore()
-    if request.param == "sqlite":
-        made = await SqliteStore.open(tmp_path / "ca.db", serving=True)
-    yield made
-    await made.close()
 
 
 @pytest.fixture
@@ -292,6 +282,7 @@ def priv_key(choice: int, alternative: bytes) -> bytes:
 
 
 ENCR, CHALLENGE = b"\x81\x01\0", b"\x81\x01\1"
+AGREE_MAC = der.tlv(0xA3, der.seq(der.encode_oid("1.3.6.1.5.5.7.6.26")) + der.encode_bits(bytes(32)))
 WRONG = [
     ("x25519", priv_key(2, ENCR), "want keyAgreement"),
     ("x448", priv_key(2, CHALLENGE), "want keyAgreement"),
@@ -304,8 +295,9 @@ WRONG = [
     ("mlkem768", b"", "want keyEncipherment"),
     ("rsa", priv_key(2, b"\x80\x02\0\x30"), "have thisMessage: there is no archive"),
     ("rsa", priv_key(2, der.tlv(0xA4, b"")), "have encryptedKey: there is no archive"),
-    ("p256", priv_key(3, b"\x82\x02\0\x30"), "have dhMAC: this CA has no key-agreement certificate"),
-    ("x25519", priv_key(3, der.tlv(0xA3, b"")), "have agreeMAC: this CA has no key-agreement certificate"),
+    ("p256", priv_key(3, b"\x82\x02\0\x30"), "have dhMAC, for which this server lacks a key-agreement key"),
+    ("x25519", priv_key(3, AGREE_MAC), "have agreeMAC, for which this server lacks a key-agreement key"),
+    ("rsa", priv_key(2, AGREE_MAC), "for a key that agrees on nothing, have agreeMAC"),
 ]
 
 
@@ -446,3 +438,32 @@ def test_a_profile_for_such_keys_has_no_usage_to_sign() -> None:
 
 def test_rsa_is_the_slow_one() -> None:
     assert isinstance(KEYS["rsa"](), rsa.RSAPrivateKey)
+
+
+@pytest.mark.parametrize("proof", ["encrCert", "challengeResp"])
+@pytest.mark.parametrize("kind", ["rsa", "p256", "p384", "p521"])
+async def test_openssl_cms_decrypts_what_the_server_sends(kind: str, proof: str, world: World, tmp_path: Path) -> None:
+    secret, key = await world.add_secret(), KEYS[kind]()
+    seen = await world.ask(ask(world, secret, key, kind, proof), secret)
+    if proof == "encrCert":
+        found = seen.content["response"][0]["certifiedKeyPair"]["certOrEncCert"]["encryptedCert"]["envelopedData"]
+    else:
+        found = seen.content[0]["encryptedRand"]
+    octets = encode_der(found)
+    inner = der.tlv(der.SEQUENCE, octets[der.header(octets, 0, len(octets))[1] :])
+    if proof == "challengeResp":
+        inner = octets[der.header(octets, 0, len(octets))[1] :]  # explicit
+    (tmp_path / "cms").write_bytes(der.seq(der.encode_oid("1.2.840.113549.1.7.3"), der.explicit(0, inner)))
+    (tmp_path / "key").write_bytes(pem(key))
+    command = ["openssl", "cms", "-decrypt", "-binary", "-inform", "DER"]
+    command += ["-in", str(tmp_path / "cms"), "-inkey", str(tmp_path / "key")]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=30)  # noqa: ASYNC221 -- nothing else runs
+    assert done.returncode == 0, done.stderr
+    if proof == "encrCert":
+        assert done.stdout == (await only(world)).der
+    else:
+        witness = bytes(seen.content[0]["witness"])
+        start = der.header(done.stdout, 0, len(done.stdout))[1]
+        stop = der.header(done.stdout, start, len(done.stdout))[2]
+        assert hashlib.sha256(done.stdout[start:stop]).digest() == witness
+        assert done.stdout[stop:] == seen.envelope.header.sender

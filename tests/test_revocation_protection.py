@@ -42,11 +42,18 @@ async def test_in_an_rr_every_secret_that_may_be_meant_is_tried(
     secret: bytes, credential: str, asked: list[bytes]
 ) -> None:
     credentials = all_three()
-    verified = await verify(mac_message(secret), credentials, POLICY, SIGNER)
+    verified = await verify(mac_message(secret), credentials, POLICY, SIGNER, strict=False)
     assert verified.requester.credential == credential
     assert credentials.asked == asked
     assert (verified.requester.passphrase is not None) is (secret is PASSPHRASE)
     assert verified.requester.is_registered is (secret is not PASSPHRASE)
+
+
+async def test_strictly_an_rr_too_means_what_its_senderkid_names() -> None:
+    credentials = all_three()
+    with pytest.raises(BadMessageCheck, match="the MAC does not verify"):
+        await verify(mac_message(BY_NAME), credentials, POLICY, SIGNER)
+    assert credentials.asked == [b"kid", b"kid"]
 
 
 @pytest.mark.parametrize("body", ["ir", "cr", "p10cr", "kur", "certConf", "genm"])
@@ -60,7 +67,10 @@ async def test_in_other_bodies_the_first_secret_counts_and_no_passphrase(body: s
         await verify(mac_message(PASSPHRASE, body), FakeCredentials({}, {b"kid": PASSPHRASE}), POLICY, SIGNER)
 
 
-async def test_a_wrong_mac_on_an_rr_costs_three_derivations_and_is_one_and_the_same_text() -> None:
+@pytest.mark.parametrize(("strict", "most"), [(True, 2), (False, 3)])
+async def test_a_wrong_mac_on_an_rr_costs_three_derivations_and_is_one_and_the_same_text(
+    strict: bool, most: int
+) -> None:
     derived = []
 
     async def offload(job: object, iterations: int) -> bytes:
@@ -71,10 +81,10 @@ async def test_a_wrong_mac_on_an_rr_costs_three_derivations_and_is_one_and_the_s
 
     policy = ProtectionPolicy(inline_iterations=100)
     texts = set()
-    for credentials, wanted in ((all_three(), 3), (FakeCredentials(), 0)):
+    for credentials, wanted in ((all_three(), most), (FakeCredentials(), 0)):
         derived.clear()
         with pytest.raises(BadMessageCheck) as caught:
-            await verify(mac_message(b"guess"), credentials, policy, SIGNER, offload=offload)
+            await verify(mac_message(b"guess"), credentials, policy, SIGNER, offload=offload, strict=strict)
         assert len(derived) == wanted
         texts.add(caught.value.text)
     assert len(texts) == 1

@@ -1,9 +1,7 @@
 """Requests that wait for an operator: kept, asked for again in three ways, answered when there is a decision."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,20 +31,10 @@ from cmpd.records import CertificateState, TransactionState
 from cmpd.responder import Responder, Settings
 from cmpd.store.base import Store
 from cmpd.store.memory import MemoryStore
-from cmpd.store.sqlite import SqliteStore
 from tests.world import Seen, World
 
 POLLS = Origin("poller", Door("tcp"), polls=True)
 APPROVAL = ProfileConfig(approval=True)
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store = MemoryStore()
-    if request.param == "sqlite":
-        made = await SqliteStore.open(tmp_path / "ca.db", serving=True)
-    yield made
-    await made.close()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pyasn1_alt_modules import rfc9810
 
 from cmpd.asn1 import der
 from cmpd.asn1.names import encode_name
-from cmpd.bootstrap import cmp_certificate, root_certificate
+from cmpd.bootstrap import agreement_certificate, cmp_certificate, kem_certificate, root_certificate
 from cmpd.ca import CertificateAuthority
 from cmpd.changes import DecideWaiting, SetRevocationPassphrase
 from cmpd.client.certificates import Certificate
@@ -37,6 +37,7 @@ from cmpd.profiles import Profile
 from cmpd.protection.base import ProtectionPolicy
 from cmpd.records import (
     CertificateRecord,
+    CertificateState,
     Decision,
     Entity,
     EntityKind,
@@ -45,7 +46,9 @@ from cmpd.records import (
 )
 from cmpd.replies import FAIL_INFO_BITS
 from cmpd.responder import Responder, Settings
+from cmpd.signing.agreement import StaticAgreementKey
 from cmpd.signing.file import FileKey
+from cmpd.signing.kem import MlKemKey
 from cmpd.store.base import Store
 from cmpd.store.memory import MemoryStore
 from tests.chains import NOW
@@ -136,7 +139,11 @@ class World:
     polled_for: dict[bytes, Request] = field(default_factory=dict)  # pollReq, popdecr -> what they are about
     ca_key: Any = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
     cmp_key: Any = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    agreement_key: Any = None  # the server's static Diffie-Hellman key: EC, X25519 or X448; its certificate is made
+    kem_key: Any = None  # the server's KEM key: ML-KEM; its certificate is made
+    kem_only: bool = False  # whether answers that would be signed are protected by the KEM key instead
     signature: str | None = None  # what both sign with, one of asn1.signing.SIGNING; None: the usual one
+    sealer: Any = field(default_factory=OpenSealer)  # None: the server keeps nothing that has to be sealed
     published: int = 0  # how often those who publish were told of a change
 
     def __post_init__(self) -> None:
@@ -145,14 +152,21 @@ class World:
         self.ca = CertificateAuthority(self.root, (), FileKey(self.ca_key, signature=self.signature), self.env)
         self.cmp = cmp_certificate(self.cmp_key, self.ca_key, self.root, self.env)
         self.signer = make_signer(FileKey(self.cmp_key, signature=self.signature), self.cmp, self.ca)
+        self.agreement: StaticAgreementKey | None = None
+        if self.agreement_key is not None:
+            made = agreement_certificate(self.agreement_key, self.ca_key, self.root, self.env)
+            self.agreement = StaticAgreementKey(self.agreement_key, made)
+        self.kem: MlKemKey | None = None
+        if self.kem_key is not None:
+            self.kem = MlKemKey(self.kem_key, kem_certificate(self.kem_key, self.ca_key, self.root, self.env))
         self.trust = Trust((Certificate.load(self.root),))
         self.restart()
 
     def restart(self) -> None:
         """New objects over the same store: what a restarted server knows."""
         profiles = {name: Profile(name, rules) for name, rules in self.profiles.items()}
-        names = reserved_names((self.root, self.cmp))
-        sealer = OpenSealer()
+        more = [key.certificate for key in (self.agreement, self.kem) if key is not None]
+        names = reserved_names((self.root, self.cmp, *more))
         self.service = Service(
             self.env,
             self.store,
@@ -162,10 +176,13 @@ class World:
             names,
             self.revocation,
             self._publish,
-            sealer=sealer,
+            sealer=self.sealer,
             protection=self.policy,
+            agreement=self.agreement,
+            kem=self.kem,
+            kem_only=self.kem_only,
         )
-        self.credentials = CredentialDirectory(self.store, sealer, (self.root,), self.env)
+        self.credentials = CredentialDirectory(self.store, self.sealer or OpenSealer(), (self.root,), self.env)
         settings = Settings(self.window, asyncio.Event)
         self.responder = Responder(self.service, self.credentials, self.signer, settings)
 
@@ -281,6 +298,10 @@ class World:
         found = await self.store.find_certificate(serial_octets(holder.certificate.serial))
         assert found is not None
         return found
+
+    async def states(self) -> list[CertificateState]:
+        """Those of all certificates, sorted."""
+        return sorted(record.state for record in await self.store.list_certificates())
 
     def follow(self, request: Request, answer: Seen, body: str, content: bytes, **fields: Any) -> Request:
         """The next message of a transaction."""

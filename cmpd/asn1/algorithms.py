@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Callable
 from typing import Final
 
+from cryptography.hazmat.primitives import hashes
+
 from cmpd.asn1 import der, oids
 from cmpd.frozen import frozen
 
@@ -52,18 +54,36 @@ def absent_or_null(data: bytes, pos: int, end: int) -> bool:
 
 
 def read_named(data: bytes, pos: int, end: int, table: dict[bytes, str], noun: str) -> tuple[str, int]:
-    """Read an AlgorithmIdentifier without parameters (absent or NULL) that is in `table`: (its value, position after).
+    """Read an AlgorithmIdentifier that is in `table` and has no parameters: (its value, position after).
 
-    AlgorithmError if it is not in the table or has parameters.
+    NULL is as good as none for SHA-1, SHA-2 and HMAC with them (RFC 5754 section 2), but not for SHA-3 and SHAKE (RFC
+    9688 section 2, RFC 8702 section 3). AlgorithmError if it is not in the table or has parameters.
     """
     oid, params, after = read_algorithm(data, pos, end, noun)
     name = table.get(oid)
     if name is None:
         raise AlgorithmError(f"{noun}: algorithm {der.dotted(oid)} is not supported")
-    if not absent_or_null(data, params, after):
-        raise AlgorithmError(f"{noun}: want no parameters or NULL with {name}, have others")
+    if params != after and (oid in _NEVER_NULL or data[params:after] != der.NULL_TLV):
+        wanted = "no parameters" if oid in _NEVER_NULL else "no parameters or NULL"
+        raise AlgorithmError(f"{noun}: want {wanted} with {name}, have others")
     return name, after
 
+
+_NEVER_NULL: Final = frozenset(
+    {
+        oids.SHA3_224,
+        oids.SHA3_256,
+        oids.SHA3_384,
+        oids.SHA3_512,
+        oids.SHAKE128,
+        oids.SHAKE256,
+        oids.HMAC_SHA3_224,
+        oids.HMAC_SHA3_256,
+        oids.HMAC_SHA3_384,
+        oids.HMAC_SHA3_512,
+    }
+)
+"""Hashes and MACs whose parameters are absent, "not NULL but absent"."""
 
 # --- hashes and MACs: the values are hashlib's names ------------------------------------------------------------------
 
@@ -75,6 +95,17 @@ HASHES: Final[dict[bytes, str]] = {
     oids.SHA512: "sha512",
 }
 
+OWFS: Final[dict[bytes, str]] = {
+    **HASHES,
+    oids.SHA3_224: "sha3_224",
+    oids.SHA3_256: "sha3_256",
+    oids.SHA3_384: "sha3_384",
+    oids.SHA3_512: "sha3_512",
+    oids.SHAKE128: "shake128",
+    oids.SHAKE256: "shake256",
+}
+"""One-way functions that a MAC's key is made by (RFC 9810 sections 5.1.3.1 and 5.1.3.2, RFC 9481 section 2)."""
+
 HMACS: Final[dict[bytes, str]] = {
     oids.HMAC_SHA1: "sha1",
     oids.HMAC_SHA1_IPSEC: "sha1",
@@ -82,6 +113,10 @@ HMACS: Final[dict[bytes, str]] = {
     oids.HMAC_SHA256: "sha256",
     oids.HMAC_SHA384: "sha384",
     oids.HMAC_SHA512: "sha512",
+    oids.HMAC_SHA3_224: "sha3_224",
+    oids.HMAC_SHA3_256: "sha3_256",
+    oids.HMAC_SHA3_384: "sha3_384",
+    oids.HMAC_SHA3_512: "sha3_512",
 }
 
 DIGEST_OCTETS: Final = {
@@ -96,34 +131,43 @@ DIGEST_OCTETS: Final = {
     "sha3_512": 64,
 }
 
+LIBRARY_HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
+    "sha1": hashes.SHA1(),  # noqa: S303 -- for RSAES-OAEP, whose default it is
+    "sha224": hashes.SHA224(),
+    "sha256": hashes.SHA256(),
+    "sha384": hashes.SHA384(),
+    "sha512": hashes.SHA512(),
+    "sha3_256": hashes.SHA3_256(),
+    "sha3_384": hashes.SHA3_384(),
+    "sha3_512": hashes.SHA3_512(),
+    "shake128": hashes.SHAKE128(32),  # RFC 8692 section 4.1.2: 256 and 512 bits
+    "shake256": hashes.SHAKE256(64),
+}
+"""What the library takes for a hash, by hashlib's name of it. Which of them may be used where, other tables say."""
+
 
 def hash_identifier(name: str) -> bytes:
-    """DER of the AlgorithmIdentifier of a hash in HASHES, without parameters (RFC 5754 section 2)."""
-    return _identifier(next(oid for oid, value in HASHES.items() if value == name))
+    """DER of the AlgorithmIdentifier of a hash in OWFS, without parameters (RFC 5754 section 2, RFC 9688 section 2)."""
+    return identifier(next(oid for oid, value in OWFS.items() if value == name))
 
 
 def hmac_identifier(name: str) -> bytes:
-    """DER of the AlgorithmIdentifier of HMAC with a hash in HMACS; with NULL (RFC 8018 appendix B.1.2)."""
-    return _identifier(next(oid for oid, value in HMACS.items() if value == name), der.NULL_TLV)
+    """DER of the AlgorithmIdentifier of HMAC with a hash in HMACS.
+
+    With NULL for SHA-1 and SHA-2 (RFC 8018 appendix B.1.2), without parameters for SHA-3 (RFC 9688 section 4).
+    """
+    oid = next(oid for oid, value in HMACS.items() if value == name)
+    return identifier(oid, b"" if name.startswith("sha3_") else der.NULL_TLV)
 
 
-def _identifier(oid: bytes, parameters: bytes = b"") -> bytes:
+def identifier(oid: bytes, parameters: bytes = b"") -> bytes:
+    """DER of an AlgorithmIdentifier; `oid`: contents octets, `parameters`: DER, empty: none."""
     return der.seq(der.tlv(der.OID, oid), parameters)
 
 
 # --- RSASSA-PSS-params (RFC 4055 section 3.1) -------------------------------------------------------------------------
 
-_PSS_HASHES: Final[dict[bytes, str]] = {
-    oids.SHA1: "sha1",
-    oids.SHA224: "sha224",
-    oids.SHA256: "sha256",
-    oids.SHA384: "sha384",
-    oids.SHA512: "sha512",
-    oids.SHA3_224: "sha3_224",
-    oids.SHA3_256: "sha3_256",
-    oids.SHA3_384: "sha3_384",
-    oids.SHA3_512: "sha3_512",
-}
+_PSS_HASHES: Final = {oid: name for oid, name in OWFS.items() if not name.startswith("shake")}
 
 
 def read_pss(data: bytes, pos: int, end: int) -> tuple[str, int]:
@@ -144,7 +188,7 @@ def read_pss(data: bytes, pos: int, end: int) -> tuple[str, int]:
         if tag == 0xA0:
             hash_name, done = read_named(data, inner, after, _PSS_HASHES, "RSASSA-PSS hashAlgorithm")
         elif tag == 0xA1:
-            mask_hash, done = _read_mgf1(data, inner, after)
+            mask_hash, done = read_mgf1(data, inner, after, _PSS_HASHES, "RSASSA-PSS maskGenAlgorithm")
         else:
             value, done = _read_small(data, inner, after)
             salt, trailer = (value, trailer) if tag == 0xA2 else (salt, value)
@@ -163,12 +207,14 @@ def read_pss(data: bytes, pos: int, end: int) -> tuple[str, int]:
     return hash_name, salt
 
 
-def _read_mgf1(data: bytes, pos: int, end: int) -> tuple[str, int]:
-    noun = "RSASSA-PSS maskGenAlgorithm"
+def read_mgf1(data: bytes, pos: int, end: int, table: dict[bytes, str], noun: str) -> tuple[str, int]:
+    """Read an AlgorithmIdentifier that is MGF1 with a hash in `table` (RFC 4055 section 2.2): (its value, position
+    after). DerError or AlgorithmError.
+    """
     oid, params, after = read_algorithm(data, pos, end, noun)
     if oid != oids.MGF1:
         raise AlgorithmError(f"{noun}: want MGF1, have {der.dotted(oid)}")
-    name, done = read_named(data, params, after, _PSS_HASHES, noun)
+    name, done = read_named(data, params, after, table, noun)
     if done != after:
         raise der.DerError(f"{noun}: octets after the hash")
     return name, after
@@ -251,6 +297,8 @@ def certificate_hash(name: str, certificate: bytes) -> bytes:
 
 # --- PBKDF2 -----------------------------------------------------------------------------------------------------------
 
+_GMACS: Final = (oids.AES128_GMAC, oids.AES192_GMAC, oids.AES256_GMAC)
+
 
 @frozen
 class Pbkdf2:
@@ -277,6 +325,10 @@ def read_pbkdf2_params(data: bytes, pos: int, end: int) -> Pbkdf2:
         key_octets = der.integer(data, start, pos, "PBKDF2 keyLength")
     prf = "sha1"
     if pos < stop:
+        if read_algorithm(data, pos, stop, "PBKDF2 prf")[0] in _GMACS:
+            raise AlgorithmError(
+                "PBKDF2 prf: want HMAC, have AES-GMAC, which must not be used so (RFC 9481 section 6.2.2)"
+            )
         prf, pos = read_named(data, pos, stop, HMACS, "PBKDF2 prf")
     if pos != stop:
         raise der.DerError("PBKDF2-params: octets after prf")

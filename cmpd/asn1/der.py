@@ -96,7 +96,7 @@ def _long_length(data: bytes, pos: int, end: int, count: int) -> tuple[int, int]
 def expect(data: bytes, pos: int, end: int, tag: int, noun: str) -> tuple[int, int]:
     """Read the header of a value that must have `tag`; return (start, stop) of its contents."""
     if pos >= end:
-        raise DerError(f"{noun}: missing")
+        raise DerError(f"{noun}: want it, have none")
     start = pos + 2
     if start <= end and data[pos] == tag and data[pos + 1] < 0x80:  # header() for the short form, in place
         stop = start + data[pos + 1]
@@ -118,7 +118,7 @@ def children(data: bytes, start: int, stop: int, limit: int = 1000) -> list[tupl
         tag, inner, after = header(data, start, stop)
         found.append((tag, start, inner, after))
         if len(found) > limit:
-            raise DerError(f"more than {limit} values in one SEQUENCE")
+            raise DerError(f"want fewer, have more than {limit} values in one SEQUENCE")
         start = after
     return found
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 
 from cmpd.asn1 import der, oids
+from cmpd.asn1.algorithms import identifier
 
 SigningPrivateKey = (
     ec.EllipticCurvePrivateKey
@@ -37,14 +38,10 @@ class SignatureAlgorithm:
     sign: Callable[[Any, bytes], bytes]
 
 
-def _identifier(oid: bytes, parameters: bytes = b"") -> bytes:
-    return der.seq(der.tlv(der.OID, oid), parameters)
-
-
 def _ecdsa(name: str, oid: bytes, algorithm: hashes.HashAlgorithm) -> SignatureAlgorithm:
     scheme = ec.ECDSA(algorithm)  # made once: 1 us of each signature
     return SignatureAlgorithm(
-        name, _identifier(oid), ec.EllipticCurvePrivateKey, lambda key, octets: key.sign(octets, scheme)
+        name, identifier(oid), ec.EllipticCurvePrivateKey, lambda key, octets: key.sign(octets, scheme)
     )
 
 
@@ -54,24 +51,24 @@ def _rsa(
     return SignatureAlgorithm(name, algorithm, rsa.RSAPrivateKey, lambda key, octets: key.sign(octets, scheme, digest))
 
 
-def _pkcs1(name: str, oid: bytes, digest: hashes.HashAlgorithm, parameters: bytes = b"") -> SignatureAlgorithm:
-    return _rsa(name, _identifier(oid, parameters), padding.PKCS1v15(), digest)
+def _pkcs1(name: str, oid: bytes, digest: hashes.HashAlgorithm) -> SignatureAlgorithm:
+    return _rsa(name, identifier(oid, der.NULL_TLV), padding.PKCS1v15(), digest)
 
 
 def _pss(name: str, oid: bytes, digest: hashes.HashAlgorithm) -> SignatureAlgorithm:
     """RSASSA-PSS with MGF1 of the same hash and a salt of its length (RFC 4055 section 3.1)."""
-    hashed = _identifier(oid)
+    hashed = identifier(oid)
     parameters = der.seq(
         der.explicit(0, hashed),
-        der.explicit(1, _identifier(oids.MGF1, hashed)),
+        der.explicit(1, identifier(oids.MGF1, hashed)),
         der.explicit(2, der.encode_integer(digest.digest_size)),
     )
     scheme = padding.PSS(padding.MGF1(digest), digest.digest_size)
-    return _rsa(name, _identifier(oids.RSASSA_PSS, parameters), scheme, digest)
+    return _rsa(name, identifier(oids.RSASSA_PSS, parameters), scheme, digest)
 
 
 def _plain(name: str, oid: bytes, family: type) -> SignatureAlgorithm:
-    return SignatureAlgorithm(name, _identifier(oid), family, lambda key, octets: key.sign(octets))
+    return SignatureAlgorithm(name, identifier(oid), family, lambda key, octets: key.sign(octets))
 
 
 SIGNING: Final[dict[str, SignatureAlgorithm]] = {
@@ -85,12 +82,12 @@ SIGNING: Final[dict[str, SignatureAlgorithm]] = {
         _ecdsa("ecdsa-with-sha3-512", oids.ECDSA_WITH_SHA3_512, hashes.SHA3_512()),
         _ecdsa("ecdsa-with-shake128", oids.ECDSA_WITH_SHAKE128, hashes.SHAKE128(32)),
         _ecdsa("ecdsa-with-shake256", oids.ECDSA_WITH_SHAKE256, hashes.SHAKE256(64)),
-        _pkcs1("sha256WithRSAEncryption", oids.SHA256_WITH_RSA, hashes.SHA256(), der.NULL_TLV),
-        _pkcs1("sha384WithRSAEncryption", oids.SHA384_WITH_RSA, hashes.SHA384(), der.NULL_TLV),
-        _pkcs1("sha512WithRSAEncryption", oids.SHA512_WITH_RSA, hashes.SHA512(), der.NULL_TLV),
-        _pkcs1("rsassa-pkcs1-v1-5-with-sha3-256", oids.SHA3_256_WITH_RSA, hashes.SHA3_256(), der.NULL_TLV),
-        _pkcs1("rsassa-pkcs1-v1-5-with-sha3-384", oids.SHA3_384_WITH_RSA, hashes.SHA3_384(), der.NULL_TLV),
-        _pkcs1("rsassa-pkcs1-v1-5-with-sha3-512", oids.SHA3_512_WITH_RSA, hashes.SHA3_512(), der.NULL_TLV),
+        _pkcs1("sha256WithRSAEncryption", oids.SHA256_WITH_RSA, hashes.SHA256()),
+        _pkcs1("sha384WithRSAEncryption", oids.SHA384_WITH_RSA, hashes.SHA384()),
+        _pkcs1("sha512WithRSAEncryption", oids.SHA512_WITH_RSA, hashes.SHA512()),
+        _pkcs1("rsassa-pkcs1-v1-5-with-sha3-256", oids.SHA3_256_WITH_RSA, hashes.SHA3_256()),
+        _pkcs1("rsassa-pkcs1-v1-5-with-sha3-384", oids.SHA3_384_WITH_RSA, hashes.SHA3_384()),
+        _pkcs1("rsassa-pkcs1-v1-5-with-sha3-512", oids.SHA3_512_WITH_RSA, hashes.SHA3_512()),
         _pss("rsassa-pss-sha256", oids.SHA256, hashes.SHA256()),
         _pss("rsassa-pss-sha384", oids.SHA384, hashes.SHA384()),
         _pss("rsassa-pss-sha512", oids.SHA512, hashes.SHA512()),
@@ -122,6 +119,11 @@ _BY_FAMILY: Final[tuple[tuple[type, str], ...]] = (
     (mldsa.MLDSA65PrivateKey, "ML-DSA-65"),
     (mldsa.MLDSA87PrivateKey, "ML-DSA-87"),
 )
+
+
+def algorithm_name(identifier: bytes) -> str | None:
+    """The name in SIGNING of an AlgorithmIdentifier (DER); None if it is none of ours."""
+    return next((name for name, made in SIGNING.items() if made.identifier == identifier), None)
 
 
 def signature_algorithm(key: object, name: str | None = None) -> SignatureAlgorithm:

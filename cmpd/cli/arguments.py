@@ -54,6 +54,19 @@ def add_group(commands: "Commands", name: str, help_text: str) -> "Commands":
     return made.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
 
+def check_together(
+    parser: argparse.ArgumentParser, command: Command, fault: Callable[[argparse.Namespace], str]
+) -> None:
+    """Run `command` only if `fault` finds nothing wrong with its arguments together; what it says is a usage error."""
+
+    def run(args: argparse.Namespace, env: Env) -> int:
+        if text := fault(args):
+            parser.error(text)
+        return command(args, env)
+
+    parser.set_defaults(command=run)
+
+
 def add_config(command: argparse.ArgumentParser, *, json: bool = False) -> None:
     """--config, which all but init have, and --json for what shows something."""
     command.add_argument("--config", type=path, required=True, metavar="FILE", help="the configuration (cmpd.toml)")

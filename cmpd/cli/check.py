@@ -32,7 +32,9 @@ from cmpd.config_values import DAY, listen_address, socket_name
 from cmpd.env import Env
 from cmpd.errors import BadDataFormat, ConfigError, StoreError
 from cmpd.records import Entity
+from cmpd.signing.agreement import load_agreement_key
 from cmpd.signing.file import load_key, read_certificates
+from cmpd.signing.kem import load_kem_key
 from cmpd.signing.recipient import load_recipient
 from cmpd.store.sealing import Sealer
 
@@ -83,15 +85,17 @@ def examine(config: Config, env: Env) -> Findings:
     ca = _certificate("ca.certificate", config.ca.certificate, found, env)
     cmp = _certificate("cmp.certificate", config.cmp.certificate, found, env)
     if passphrase is not None:
-        for name, path, certificate in (("ca", config.ca.key, ca), ("cmp", config.cmp.key, cmp)):
+        for name, table, certificate in (("ca", config.ca, ca), ("cmp", config.cmp, cmp)):
             if certificate is not None:
-                found.attempt(f"{name}.key", partial(load_key, path, passphrase, certificate.der))
+                opening = partial(load_key, table.key, passphrase, certificate.der, signature=table.signature)
+                found.attempt(f"{name}.key", opening)
         found.attempt("store.secrets_key", partial(Sealer.load, config.store.secrets_key, passphrase, env))
     if ca is not None:
         _check_ca(config, ca, found, env)
     if ca is not None and cmp is not None:
         _check_cmp(ca, cmp, found)
-    _check_encryption(config, ca, passphrase, found, env)
+    for pair in _pairs(config, env):
+        _check_pair(pair, ca, passphrase, found, env)
     _check_doors(config, ca, passphrase, found, env)
     _check_published(config, found)
     if _check_store(config.store.path, found):
@@ -142,6 +146,12 @@ def _check_ca(config: Config, ca: Certificate, found: Findings, env: Env) -> Non
     if not ca.self_issued and config.ca.chain is None:
         found.notes.append("ca.chain: not set, but the CA is not a root: clients must have the CAs above it")
     for name, profile in config.profile.items():
+        if profile.ca and ca.path_length == 0:
+            found.mistakes.append(f"profile.{name}.ca: the path length of ca.certificate is 0: no CA may be below it")
+        elif ca.path_length is not None and profile.path_length >= ca.path_length > 0:
+            found.notes.append(
+                f"profile.{name}.path_length: certificates get {ca.path_length - 1}, one less than the CA's own"
+            )
         longest = max(profile.validity, profile.max_validity or 0)
         if env.now() + longest > ca.not_after:
             found.notes.append(
@@ -152,31 +162,59 @@ def _check_ca(config: Config, ca: Certificate, found: Findings, env: Env) -> Non
 def _check_cmp(ca: Certificate, cmp: Certificate, found: Findings) -> None:
     if not issued(cmp.parsed, ca.parsed):
         found.mistakes.append("cmp.certificate: was not issued by the CA of ca.certificate")
-    try:
-        purposes = cmp.parsed.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        purposes = x509.ExtendedKeyUsage([])
-    if x509.ObjectIdentifier(CMC_CA) not in purposes:
-        found.mistakes.append("cmp.certificate: has no extendedKeyUsage id-kp-cmcCA")
+    _check_purpose("cmp.certificate", cmp, found)
     if cmp.key_usage is not None and not cmp.key_usage.digital_signature:
         found.mistakes.append("cmp.certificate: its keyUsage has no digitalSignature")
 
 
-def _check_encryption(
-    config: Config, ca: Certificate | None, passphrase: bytes | None, found: Findings, env: Env
-) -> None:
-    """The certificate that clients encrypt to, if there is one."""
-    path, key_path = config.cmp.encryption_certificate, config.cmp.encryption_key
-    if path is None or key_path is None:
+def _check_purpose(key: str, certificate: Certificate, found: Findings) -> None:
+    """Clients take from the extended key usage that the holder of a certificate speaks for the CA."""
+    try:
+        purposes = certificate.parsed.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        purposes = x509.ExtendedKeyUsage([])
+    if x509.ObjectIdentifier(CMC_CA) not in purposes:
+        found.mistakes.append(f"{key}: has no extendedKeyUsage id-kp-cmcCA")
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A key of the server that it may have, with its certificate. `speaks`: for the CA, by what it protects."""
+
+    purpose: str
+    certificate: Path | None
+    key: Path | None
+    load: Callable[[Path, bytes, bytes], object]
+    speaks: bool
+
+
+def _pairs(config: Config, env: Env) -> tuple[_Pair, ...]:
+    cmp = config.cmp
+    recipient = partial(load_recipient, env=env)
+    return (
+        _Pair("encryption", cmp.encryption_certificate, cmp.encryption_key, recipient, speaks=False),
+        _Pair("agreement", cmp.agreement_certificate, cmp.agreement_key, load_agreement_key, speaks=True),
+        _Pair("kem", cmp.kem_certificate, cmp.kem_key, load_kem_key, speaks=True),
+    )
+
+
+def _check_pair(pair: _Pair, ca: Certificate | None, passphrase: bytes | None, found: Findings, env: Env) -> None:
+    """The certificate and the key, if they are configured: each by itself, and that they fit together."""
+    if pair.certificate is None or pair.key is None:
         return
-    name = "cmp.encryption_certificate"
-    certificate = _certificate(name, path, found, env)
+    name = f"cmp.{pair.purpose}_certificate"
+    if ca is not None and not pair.certificate.exists() and not pair.key.exists():
+        found.mistakes.append(f"{name}: {pair.certificate} is not there: make it with cmpd key add {pair.purpose}")
+        return
+    certificate = _certificate(name, pair.certificate, found, env)
     if certificate is None:
         return
     if passphrase is not None:
-        found.attempt("cmp.encryption_key", partial(load_recipient, key_path, passphrase, certificate.der, env))
+        found.attempt(f"cmp.{pair.purpose}_key", partial(pair.load, pair.key, passphrase, certificate.der))
     if ca is not None and not issued(certificate.parsed, ca.parsed):
         found.mistakes.append(f"{name}: was not issued by the CA of ca.certificate")
+    if pair.speaks:
+        _check_purpose(name, certificate, found)
 
 
 def _check_published(config: Config, found: Findings) -> None:

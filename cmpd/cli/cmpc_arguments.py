@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from cmpd import __version__
+from cmpd.asn1.signing import SIGNING
 from cmpd.cli.output import serial_octets
 from cmpd.client import keys, messages
+from cmpd.client.credentials import INNER_MACS
 from cmpd.client.servers import DEFAULT_PORT
 from cmpd.records import CRL_REASONS
 
@@ -20,6 +22,7 @@ examples:
   cmpc ir  --server ca.example:829 --ref X --secret-file secret.txt --subject CN=device1 --out-dir device1
   cmpc cr  --server ca.example:829 --cert device1/cert.pem --key device1/key.pem --trusted ca.pem --subject CN=device1
   cmpc kur --server ca.example:829 --cert device1/cert.pem --key device1/key.pem --trusted ca.pem --out-dir device1-new
+  cmpc kur --server ca.example:829 --cert dh.pem --key dh.key --dh agreement.pem --trusted ca.pem --out-dir device2
   cmpc p10cr --server ca.example:829 --ref X --secret-file secret.txt --csr request.pem --out cert.pem
   cmpc rr  --server ca.example:829 --cert device1/cert.pem --key device1/key.pem --trusted ca.pem --reason keyCompromise
   cmpc suspend --server ca.example:829 --cert ra.pem --key ra.key --trusted ca.pem --oldcert device1/cert.pem
@@ -37,7 +40,8 @@ servers (--server):
 
 a request that has to wait for the CA's operator:
   cmpc asks again until the answer is there or --poll-timeout is over, and keeps the request meanwhile beside the
-  certificate's file (suffix .pending). The same command goes on with it later.
+  certificate's file (suffix .pending). The same command goes on with it later. (Not with an ML-KEM key on either side:
+  its secrets are for one run.)
 """
 
 
@@ -73,9 +77,21 @@ def _enrolment(command: argparse.ArgumentParser, name: str) -> None:
     if name != "p10cr":
         what.add_argument(
             "--popo",
-            choices=("signature", *messages.PROOFS),
-            help="how possession of the key is proven; a key that is to encrypt: encrCert or challengeResp",
+            choices=("signature", *messages.PROOFS, "agreeMAC"),
+            help="how possession of the key is proven; a key that is to encrypt: encrCert, challengeResp or agreeMAC",
         )
+        what.add_argument(
+            "--popo-dh",
+            type=Path,
+            metavar="FILE",
+            help="the server's agreement certificate, for --popo agreeMAC (default: that of --dh)",
+        )
+    what.add_argument(
+        "--popo-algorithm",
+        type=_signing,
+        metavar="NAME",
+        help="what the key for the certificate signs the request with (default: the usual one for it)",
+    )
     what.add_argument("--profile", metavar="NAME", help="certificate profile (certProfile)")
     if name in ("ir", "cr"):
         what.add_argument("--reg-token-file", metavar="FILE", help="the one-time regToken, - for standard input")
@@ -177,6 +193,12 @@ def _session(command: argparse.ArgumentParser) -> None:
     )
     server.add_argument("--server", required=True, metavar="URL", help=wanted)
     server.add_argument("--trusted", type=Path, metavar="FILE", help="trust anchors (PEM); needed with --cert")
+    server.add_argument(
+        "--server-kem-cert",
+        type=Path,
+        metavar="FILE",
+        help="the server's KEM certificate: its answers have to be protected with it (else where it says that it does)",
+    )
     server.add_argument("--timeout", type=_seconds, default=60.0, metavar="S", help="seconds to wait for each answer")
     server.add_argument(
         "--poll-timeout",
@@ -189,9 +211,33 @@ def _session(command: argparse.ArgumentParser) -> None:
     who.add_argument("--ref", metavar="REFERENCE", help="reference value of the shared secret")
     who.add_argument("--secret-file", metavar="FILE", help="file with the shared secret, - for standard input")
     who.add_argument("--mac", choices=("pbm", "pbmac1"), default="pbm", help="MAC algorithm (default pbm)")
+    who.add_argument(
+        "--mac-algorithm",
+        choices=INNER_MACS,
+        default="hmac-sha256",
+        metavar="NAME",
+        help=f"the MAC inside it: {', '.join(INNER_MACS)} (default hmac-sha256)",
+    )
     who.add_argument("--iterations", type=int, default=10_000, metavar="N", help="of the MAC's key (default 10000)")
     who.add_argument("--cert", type=Path, metavar="FILE", help="own certificate, its chain may follow it in the file")
-    who.add_argument("--key", type=Path, metavar="FILE", help="private key of --cert")
+    who.add_argument(
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="private key of --cert; it signs, or with ML-KEM makes a MAC (KemBasedMac), or with --dh another one",
+    )
+    who.add_argument(
+        "--dh",
+        type=Path,
+        metavar="FILE",
+        help="the server's agreement certificate: --key (EC, X25519, X448) makes a MAC with it (DHBasedMac)",
+    )
+    who.add_argument(
+        "--signature-algorithm",
+        type=_signing,
+        metavar="NAME",
+        help="what --key signs with, e.g. rsassa-pss-sha256, ecdsa-with-sha3-256 (default: the usual one for it)",
+    )
     who.add_argument("--chain", type=Path, metavar="FILE", help="CA certificates above --cert")
     who.add_argument("--key-passphrase-file", type=Path, metavar="FILE", help="passphrase of --key")
     who.add_argument(
@@ -199,6 +245,10 @@ def _session(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="no protection: the server takes --tls-cert for it; the answers are verified all the same (--trusted)",
     )
+    _tls(command)
+
+
+def _tls(command: argparse.ArgumentParser) -> None:
     tls = command.add_argument_group("TLS (tls:// and https://)")
     tls.add_argument(
         "--tls-ca",
@@ -241,6 +291,14 @@ def _days(text: str) -> int:
     if not 1 <= value <= 36500:
         raise argparse.ArgumentTypeError("want 1 to 36500 days")
     return value
+
+
+def _signing(text: str) -> str:
+    """The name of a signature algorithm as SIGNING has it, however its letters are written."""
+    found = {name.lower(): name for name in SIGNING}.get(text.lower())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"want one of {', '.join(SIGNING)}; have {text!r}")
+    return found
 
 
 def _serial(text: str) -> int:

@@ -17,14 +17,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cmpd.asn1 import names
-from cmpd.cli.cmpc_session import Session, UsageError, complain, read_secret
+from cmpd.cli.cmpc_session import Session, UsageError, check_signature_algorithm, complain, read_secret
 from cmpd.client import keys, messages, polling
-from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
+from cmpd.client.agreeing import agree_mac
+from cmpd.client.certificates import Certificate, load_certificates
+from cmpd.client.credentials import Credential, SharedSecret, own_certificate
 from cmpd.client.errors import ClientError, CmpClientError, StillWaiting
 from cmpd.client.flows import Client, Enrolment, Options
 from cmpd.env import Env
 
 DAY: Final = 86400
+_AGREE_MAC: Final = "agreeMAC"
 
 Job = Callable[[Client], Awaitable[Enrolment]]
 
@@ -57,8 +60,8 @@ class Pending:
         self.octets = octets
 
     def keep(self) -> str | None:
-        """Write the file if it is not there; what a user is to know then, once."""
-        if self.kept or self.path is None:
+        """Write the file if it is not there; what a user is to know then, once. With a KEM there is nothing to keep."""
+        if self.kept or self.path is None or not self.octets:
             return None
         self.kept = True
         try:
@@ -93,7 +96,7 @@ def enrol(args: argparse.Namespace, env: Env) -> int:
     """Run `cmpc ir`, `cmpc cr`, `cmpc kur` or `cmpc p10cr`."""
     _check_standard_input(args)
     session = Session.of(args)
-    if args.command == "kur" and not isinstance(session.credential, KeyAndCertificate):
+    if args.command == "kur" and own_certificate(session.credential) is None:
         raise UsageError("kur needs --cert and --key: the certificate that is to be updated")
     paths = _paths(args)
     _check_writable(paths)
@@ -220,6 +223,8 @@ def _job(args: argparse.Namespace, credential: Credential, paths: Paths, pending
         asked = None if paths.key is None else keys.load_any_key(paths.key)
         return lambda client: client.resume(octets, options=options, key=asked)
     if args.command == "p10cr" and args.csr is not None:
+        if args.popo_algorithm is not None:
+            raise UsageError("--popo-algorithm: the request in --csr is signed already")
         request = _csr(args.csr)
         return lambda client: client.p10cr(request, options=options)
     days = getattr(args, "days", None)
@@ -230,16 +235,25 @@ def _job(args: argparse.Namespace, credential: Credential, paths: Paths, pending
         if args.san:
             extensions = [messages.subject_alt_name(args.san, critical=subject == messages.EMPTY_NAME)]
     reg_token, authenticator = _control(args, "reg_token"), _control(args, "authenticator")
+    agreement = _agreement(args)
     key = _new_key(args, paths)  # last: whatever is wrong with the arguments is known by now
-    proof = _proof(args, key)
+    popo = _popo(args, key, agreement)
     if args.command == "kur":
-        return lambda client: client.update(key, not_after=not_after, options=options, proof=proof)
+        return lambda client: client.update(
+            key,
+            not_after=not_after,
+            options=options,
+            proof=popo.later,
+            agreement=agreement,
+            signature=popo.signature,
+        )
     if args.command == "p10cr":
         if isinstance(key, keys.EncryptionPrivateKey):
             raise UsageError("p10cr: want a key that can sign; cmpc ir asks for others")
-        request = messages.certification_request(messages.Template(key, subject, tuple(extensions)))
+        template = messages.Template(key, subject, tuple(extensions), signature=popo.signature)
+        request = messages.certification_request(template)
         return lambda client: client.p10cr(request, options=options)
-    if proof is not None:
+    if popo.later is not None or agreement is not None:
         extensions.append(messages.encrypting_usage(key))
     template = messages.Template(
         key,
@@ -248,21 +262,69 @@ def _job(args: argparse.Namespace, credential: Credential, paths: Paths, pending
         not_after=not_after,
         reg_token=reg_token,
         authenticator=authenticator,
-        proof=proof,
+        proof=popo.later,
+        agreement=agreement,
+        signature=popo.signature,
     )
     return lambda client: _enrol(client, args.command, template, options)
 
 
+@dataclass(frozen=True, slots=True)
+class _Popo:
+    """How possession is proven. `later`: after the request, None = at once; `signature`: its algorithm, None = the
+    usual one, or there is none.
+    """
+
+    later: str | None
+    signature: str | None
+
+
+def _popo(args: argparse.Namespace, key: keys.AnyPrivateKey, agreement: Certificate | None) -> _Popo:
+    """What the arguments say, if the key can do it; `agreement`: of _agreement."""
+    later = _proof(args, key)
+    if agreement is not None:
+        try:
+            agree_mac(key, agreement, b"")
+        except ClientError as error:
+            raise UsageError(f"--popo {error}") from None
+    return _Popo(later, _popo_algorithm(args, key, later))
+
+
+def _agreement(args: argparse.Namespace) -> Certificate | None:
+    """The certificate for --popo agreeMAC, None without it."""
+    file: Path | None = getattr(args, "popo_dh", None)
+    if getattr(args, "popo", None) != _AGREE_MAC:
+        if file is not None:
+            raise UsageError(f"--popo-dh: want it with --popo {_AGREE_MAC} alone")
+        return None
+    if file is None and args.dh is None:
+        raise UsageError(f"--popo {_AGREE_MAC} needs --popo-dh FILE: the server's agreement certificate")
+    return load_certificates(file or args.dh)[0]
+
+
 def _proof(args: argparse.Namespace, key: keys.AnyPrivateKey) -> str | None:
-    """What proves possession of the key after the request, None = its signature does at once."""
+    """What proves possession of the key after the request, None = something does at once."""
     asked: str | None = getattr(args, "popo", None)
+    if asked == _AGREE_MAC:
+        return None
     if isinstance(key, keys.EncryptionPrivateKey):
         if asked == "signature":
-            raise UsageError("--popo signature: the key cannot sign; want encrCert or challengeResp")
+            raise UsageError(f"--popo signature: the key cannot sign; want encrCert, challengeResp or {_AGREE_MAC}")
         return asked or "encrCert"
     if asked in messages.PROOFS and not messages.encrypts(key):
         raise UsageError(f"--popo {asked}: the key does nothing but sign")
     return None if asked == "signature" else asked
+
+
+def _popo_algorithm(args: argparse.Namespace, key: keys.AnyPrivateKey, proof: str | None) -> str | None:
+    """What the key signs its proof with, None = the usual algorithm, or it does not sign."""
+    asked: str | None = args.popo_algorithm
+    if asked is None:
+        return None
+    if proof is not None or isinstance(key, keys.EncryptionPrivateKey) or getattr(args, "popo", None) == _AGREE_MAC:
+        raise UsageError("--popo-algorithm: want it for a key that signs its proof")
+    check_signature_algorithm("--popo-algorithm", key, asked)
+    return asked
 
 
 def _public_key(args: argparse.Namespace, paths: Paths) -> tuple[Path | None, bytes]:

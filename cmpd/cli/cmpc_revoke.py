@@ -12,7 +12,7 @@ from typing import Final
 from cmpd.asn1 import names
 from cmpd.cli.cmpc_session import Session, UsageError, complain, read_secret
 from cmpd.client.certificates import Certificate, load_certificates
-from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
+from cmpd.client.credentials import Credential, SharedSecret, own_certificate
 from cmpd.client.flows import Client
 from cmpd.client.revocation import RevDetails, RevocationResult
 from cmpd.env import Env
@@ -73,9 +73,9 @@ def _details(args: argparse.Namespace, credential: Credential) -> list[RevDetail
         raise UsageError("--issuer and --issuer-cert go with --serial HEX")
     if args.oldcert is not None:
         return [RevDetails.of(first_certificate(path), reason, when) for path in args.oldcert]
-    if not isinstance(credential, KeyAndCertificate):
+    if (own := own_certificate(credential)) is None:
         raise UsageError("which certificate? without --cert give --oldcert FILE, or --serial HEX with its issuer")
-    return [RevDetails.of(credential.certificate, reason, when)]
+    return [RevDetails.of(own, reason, when)]
 
 
 def _issuer(args: argparse.Namespace) -> bytes:

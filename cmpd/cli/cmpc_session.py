@@ -11,12 +11,22 @@ from typing import Final, TypeVar
 from cmpd.client import keys
 from cmpd.client.base import ConnectionLimits
 from cmpd.client.certificates import Certificate, load_certificates
-from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret, Unprotected
+from cmpd.client.credentials import (
+    INNER_MACS,
+    Credential,
+    KemKey,
+    KemPrivateKey,
+    KeyAndCertificate,
+    SharedSecret,
+    StaticAgreement,
+    Unprotected,
+)
 from cmpd.client.errors import ClientError, CmpClientError
 from cmpd.client.flows import Client
 from cmpd.client.responses import Trust
 from cmpd.client.servers import Server, open_server, read_server
 from cmpd.client.tls import TlsOptions
+from cmpd.cms.agreement import AgreementPrivateKey
 
 T = TypeVar("T")
 
@@ -64,6 +74,7 @@ class Session:
     credential: Credential
     trust: Trust
     limits: ConnectionLimits
+    server_kem: Certificate | None = None
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Session":
@@ -78,7 +89,8 @@ class Session:
         tls = _tls(args, server, anchors)
         if server.has_tls:
             tls.context()  # what is wrong with its files is told before a key is made
-        return cls(server, tls, credential, Trust(anchors), limits)
+        server_kem = None if args.server_kem_cert is None else load_certificates(args.server_kem_cert)[0]
+        return cls(server, tls, credential, Trust(anchors), limits, server_kem)
 
     def run(self, job: Callable[[Client], Awaitable[T]], on_wait: Callable[[], str | None] | None = None) -> T:
         """Connect, and run transactions on a client.
@@ -96,7 +108,12 @@ class Session:
             exchange = open_server(self.server, self.tls, self.limits, waiting)
             try:
                 client = Client(
-                    exchange, self.credential, self.trust, poll_timeout=self.limits.poll_timeout, on_wait=waiting
+                    exchange,
+                    self.credential,
+                    self.trust,
+                    poll_timeout=self.limits.poll_timeout,
+                    on_wait=waiting,
+                    server_kem=self.server_kem,
                 )
                 return await job(client)
             finally:
@@ -140,11 +157,13 @@ def _unprotected(args: argparse.Namespace, server: Server) -> Unprotected:
 
 
 def _credential(args: argparse.Namespace) -> Credential:
+    if args.dh is not None and args.cert is None:
+        raise UsageError("--dh needs --cert FILE and --key FILE: a certificate for key agreement")
     if args.ref is not None and args.cert is None:
         if args.secret_file is None:
             raise UsageError("--ref needs --secret-file FILE (or - for standard input)")
         secret = read_secret("--secret-file", args.secret_file)
-        return SharedSecret(args.ref, secret, args.mac, _iterations(args.iterations))
+        return SharedSecret(args.ref, secret, args.mac, _iterations(args.iterations), INNER_MACS[args.mac_algorithm])
     if args.cert is None or args.ref is not None:
         raise UsageError("want either --ref with --secret-file, or --cert with --key")
     if args.key is None:
@@ -155,7 +174,36 @@ def _credential(args: argparse.Namespace) -> Credential:
     own, *above = load_certificates(args.cert)
     if args.chain is not None:
         above += load_certificates(args.chain)
-    return KeyAndCertificate(keys.load_key(args.key, passphrase), own, tuple(above))
+    key = keys.load_any_key(args.key, passphrase)
+    if args.dh is not None or not isinstance(key, keys.PrivateKey):
+        return _key_that_makes_macs(args, key, own, tuple(above))
+    check_signature_algorithm("--signature-algorithm", key, args.signature_algorithm)
+    return KeyAndCertificate(key, own, tuple(above), args.signature_algorithm)
+
+
+def _key_that_makes_macs(
+    args: argparse.Namespace, key: keys.AnyPrivateKey, own: Certificate, above: tuple[Certificate, ...]
+) -> Credential:
+    """DHBasedMac or KemBasedMac, as the key is fit for."""
+    if args.signature_algorithm is not None:
+        raise UsageError("--signature-algorithm: want it for a --key that signs")
+    if isinstance(key, AgreementPrivateKey):
+        if args.dh is None:
+            raise UsageError(
+                f"--key {args.key}: it agrees on a secret; want --dh FILE, the server's agreement certificate"
+            )
+        return StaticAgreement(key, own, load_certificates(args.dh)[0], above)
+    if args.dh is not None or not isinstance(key, KemPrivateKey):
+        raise UsageError(f"--dh: want an EC, X25519 or X448 key, have {type(key).__name__} in {args.key}")
+    return KemKey(key, own, above)
+
+
+def check_signature_algorithm(option: str, key: keys.PrivateKey, name: str | None) -> None:
+    """UsageError unless the key can sign with the algorithm."""
+    try:
+        keys.signature_algorithm(key, name)
+    except ClientError as error:
+        raise UsageError(f"{option}: {error}") from None
 
 
 def read_secret(option: str, name: str) -> bytes:

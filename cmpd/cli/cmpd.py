@@ -7,19 +7,17 @@ arguments: they come from files or standard input.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cmpd import __version__
 from cmpd.cli import arguments as kinds
-from cmpd.cli import check, groups
+from cmpd.cli import groups
 from cmpd.cli.arguments import Command, add_command, add_config
 from cmpd.cli.output import note
-from cmpd.config import load
 from cmpd.env import Env
 from cmpd.errors import CmpdError
-from cmpd.install import DEFAULT_LISTEN, KEYS, Plan, install_certificate, make_root, make_subordinate
 
 if TYPE_CHECKING:
     from cmpd.cli.arguments import Commands
@@ -27,7 +25,8 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None, env: Env | None = None) -> int:
     """Run the command; `argv` without the program's name. SystemExit(2) on wrong usage, SystemExit(0) after --help."""
-    args = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = parser(words[0] if words else None).parse_args(words)
     command: Command = args.command
     try:
         code = command(args, env or Env())
@@ -49,6 +48,8 @@ def main(argv: Sequence[str] | None = None, env: Env | None = None) -> int:
 
 
 def _init(args: argparse.Namespace, env: Env) -> int:
+    from cmpd.install import DEFAULT_LISTEN, Plan, install_certificate, make_root, make_subordinate
+
     config = args.dir / "cmpd.toml"
     if args.install_certificate:
         install_certificate(args.dir, args.install_certificate, args.chain, env)
@@ -78,45 +79,39 @@ def _init(args: argparse.Namespace, env: Env) -> int:
 
 
 def _serve(args: argparse.Namespace, env: Env) -> int:
-    config = load(args.config)
-    from cmpd.daemon import run  # the server and its loop are of no use to the other commands
+    from cmpd.config import load
+    from cmpd.daemon import run
 
-    return run(config)
+    return run(load(args.config))
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
-def parser() -> argparse.ArgumentParser:
-    """All commands and their arguments."""
+def parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """The arguments of the command `chosen`; of all commands if there is none of this name."""
     top = argparse.ArgumentParser(
         prog="cmpd",
-        description="A certificate authority that speaks CMP over raw TCP.",
+        description="A certificate authority that speaks CMP, and publishes the status of its certificates.",
         epilog="exit codes: 0 done, 1 refused or failed, 2 wrong usage",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"cmpd {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_init(commands)
-    serve = add_command(commands, "serve", _serve, "run the server until SIGTERM", ["cmpd serve --config ca/cmpd.toml"])
-    add_config(serve)
-    checked = add_command(
-        commands,
-        "check",
-        check.run,
-        "find mistakes in the configuration and the files it names",
-        ["cmpd check --config ca/cmpd.toml"],
-    )
-    add_config(checked)
-    groups.add_entity(commands)
-    groups.add_cert(commands)
-    groups.add_request(commands)
-    groups.add_crl(commands)
-    groups.add_message(commands)
+    for name, add in COMMANDS.items():
+        if name == chosen or chosen not in COMMANDS:
+            add(commands)
     return top
 
 
+def _add_serve(commands: "Commands") -> None:
+    serve = add_command(commands, "serve", _serve, "run the server until SIGTERM", ["cmpd serve --config ca/cmpd.toml"])
+    add_config(serve)
+
+
 def _add_init(commands: "Commands") -> None:
+    from cmpd.install import DEFAULT_LISTEN, KEYS
+
     init = add_command(
         commands,
         "init",
@@ -166,6 +161,11 @@ def _add_init(commands: "Commands") -> None:
         metavar="URL",
         help="where the outside reaches what is published; certificates name it (default: they do not)",
     )
+    _add_subordinate(init)
+    init.set_defaults(command=lambda args, env: _init(_consistent(init, args), env))
+
+
+def _add_subordinate(init: argparse.ArgumentParser) -> None:
     way = init.add_mutually_exclusive_group()
     way.add_argument("--subordinate", action="store_true", help="make a key and a request (ca.csr) instead of a root")
     way.add_argument(
@@ -174,10 +174,11 @@ def _add_init(commands: "Commands") -> None:
     init.add_argument(
         "--chain", type=kinds.path, metavar="FILE", help="certificates of the CAs above, up to the root (PEM)"
     )
-    init.set_defaults(command=lambda args, env: _init(_consistent(init, args), env))
 
 
 def _consistent(init: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
+    from cmpd.install import DEFAULT_LISTEN
+
     decided = ("tcp", "http", "subject", "key", "passphrase_file", "publish", "base_url")
     given = [name for name in decided if getattr(args, name) is not None]
     if args.install_certificate and given:
@@ -191,3 +192,17 @@ def _consistent(init: argparse.ArgumentParser, args: argparse.Namespace) -> argp
         if places[one] == places[other] is not None and not places[one].endswith(":0"):
             init.error(f"{one} and {other} name the same place, {places[one]}: each needs one of its own")
     return args
+
+
+COMMANDS: Final[dict[str, Callable[["Commands"], None]]] = {
+    "init": _add_init,
+    "serve": _add_serve,
+    "check": groups.add_check,
+    "entity": groups.add_entity,
+    "cert": groups.add_cert,
+    "key": groups.add_key,
+    "request": groups.add_request,
+    "crl": groups.add_crl,
+    "message": groups.add_message,
+}
+"""What adds the arguments of each command; the files behind a command are loaded by this and not before."""

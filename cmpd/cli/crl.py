@@ -60,11 +60,11 @@ def issue(args: argparse.Namespace, env: Env) -> int:
 
 
 def show(args: argparse.Namespace, env: Env) -> int:
-    """Run `cmpd crl show`; `args.write`: write the CRL itself."""
+    """Run `cmpd crl show`: with --der, --pem or --out the CRL itself is written."""
     config = load(args.config)
     path, octets = _read(config, args)
     crl = _parsed(path, octets)
-    if args.write:
+    if args.der or args.pem or args.out:
         what = f"{'delta ' if args.delta else ''}CRL {_number(crl)}"
         write_octets(octets if args.der else pem("X509 CRL", octets), args.out, what)
         return 0

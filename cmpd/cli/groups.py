@@ -1,13 +1,13 @@
-"""The commands of `cmpd` that have files of their own, and their arguments: entity, cert, request, crl, message. What
-they do is in the files of these names.
+"""The commands of `cmpd` that have files of their own, and their arguments: entity, cert, key, request, crl, message,
+check. What they do is in the files of these names, which are loaded with the arguments of the command alone that was
+given: the others would cost more time than it takes.
 """
 
 import argparse
 from typing import TYPE_CHECKING, Final
 
 from cmpd.cli import arguments as kinds
-from cmpd.cli import cert, crl, entity, message, request
-from cmpd.cli.arguments import Command, add_command, add_config, add_group
+from cmpd.cli.arguments import Command, add_command, add_config, add_group, check_together
 from cmpd.records import CertificateState
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ _REF: Final = "reference of the request (8 hex digits, as list shows it), or its
 
 def add_entity(commands: "Commands") -> None:
     """`cmpd entity ...`."""
+    from cmpd.cli import entity
+
     group = add_group(commands, "entity", "end entities and RAs: who may ask for certificates")
     _add_entity_add(group)
     every = add_command(group, "list", entity.show_all, "list all", ["cmpd entity list --config ca/cmpd.toml --json"])
@@ -33,6 +35,8 @@ def add_entity(commands: "Commands") -> None:
 
 
 def _add_entity_add(group: "Commands") -> None:
+    from cmpd.cli import entity
+
     add = add_command(
         group,
         "add",
@@ -85,17 +89,19 @@ def _add_entity_add(group: "Commands") -> None:
         action="store_true",
         help="its shared secret may also revoke, suspend and resume its certificates (rr), as certificates and RAs may",
     )
-    add.set_defaults(command=lambda args, env: entity.add(_with_secret(add, args), env))
+    check_together(add, entity.add, _credential_fault)
 
 
-def _with_secret(add: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
+def _credential_fault(args: argparse.Namespace) -> str:
     if args.may_revoke and args.cert:
-        add.error("--may-revoke is about shared secrets; with --cert it is not needed, it may revoke anyway")
-    return args
+        return "--may-revoke is about shared secrets; with --cert it is not needed, it may revoke anyway"
+    return ""
 
 
 def add_cert(commands: "Commands") -> None:
     """`cmpd cert ...`."""
+    from cmpd.cli import cert
+
     group = add_group(commands, "cert", "certificates that were issued")
     every = add_command(
         group,
@@ -147,6 +153,8 @@ def add_cert(commands: "Commands") -> None:
 
 def _add_status(group: "Commands") -> None:
     """The commands that change the status of certificates."""
+    from cmpd.cli import cert
+
     revoke = add_command(
         group,
         "revoke",
@@ -192,8 +200,42 @@ def _add_status(group: "Commands") -> None:
         )
 
 
+def add_key(commands: "Commands") -> None:
+    """`cmpd key ...`."""
+    from cmpd.cli import key
+    from cmpd.install import ADDABLE
+
+    group = add_group(commands, "key", "keys of the server itself")
+    add = add_command(
+        group,
+        "add",
+        key.add,
+        "make a key of the server and its certificate, beside the others; nothing that is there is ever changed",
+        ["cmpd key add kem --config ca/cmpd.toml", "cmpd key add agreement --type x25519 --config ca/cmpd.toml"],
+    )
+    add.add_argument(
+        "purpose",
+        choices=list(ADDABLE),
+        help="encryption: clients encrypt to it; agreement: static Diffie-Hellman key, for DHBasedMac and agreeMAC; "
+        "kem: clients encapsulate secrets for it, for KEM-based protection of answers",
+    )
+    types = {name: tuple(addable.types) for name, addable in ADDABLE.items()}
+    listed = "; ".join(f"{name}: {', '.join(found)}" for name, found in types.items())
+    add.add_argument("--type", metavar="TYPE", help=f"type of the key (default: the first one). {listed}")
+    add_config(add)
+
+    def fault(args: argparse.Namespace) -> str:
+        if args.type is None or args.type in types[args.purpose]:
+            return ""
+        return f"--type: want one of {', '.join(types[args.purpose])} for {args.purpose}, have {args.type}"
+
+    check_together(add, key.add, fault)
+
+
 def add_request(commands: "Commands") -> None:
     """`cmpd request ...`."""
+    from cmpd.cli import request
+
     group = add_group(commands, "request", "certificate requests that wait for an operator (approval = true)")
     every = add_command(
         group,
@@ -242,6 +284,8 @@ def add_request(commands: "Commands") -> None:
 
 def add_crl(commands: "Commands") -> None:
     """`cmpd crl ...`."""
+    from cmpd.cli import crl
+
     group = add_group(commands, "crl", "the certificate revocation list")
     issue = add_command(
         group,
@@ -269,18 +313,19 @@ def add_crl(commands: "Commands") -> None:
     form.add_argument("--der", action="store_true", help="write it as DER")
     form.add_argument("--pem", action="store_true", help="write it as PEM (default with --out)")
     show.add_argument("--out", type=kinds.path, metavar="FILE", help="write it to this file, not to standard output")
-    show.set_defaults(command=lambda args, env: crl.show(_shown_or_written(show, args), env))
+    check_together(show, crl.show, _show_fault)
 
 
-def _shown_or_written(show: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
-    args.write = bool(args.der or args.pem or args.out)
-    if args.write and (args.json or args.entries):
-        show.error("--json and --entries show the CRL; --der, --pem and --out write it: do one after the other")
-    return args
+def _show_fault(args: argparse.Namespace) -> str:
+    if (args.der or args.pem or args.out) and (args.json or args.entries):
+        return "--json and --entries show the CRL; --der, --pem and --out write it: do one after the other"
+    return ""
 
 
 def add_message(commands: "Commands") -> None:
     """`cmpd message`."""
+    from cmpd.cli import message
+
     answer = add_command(
         commands,
         "message",
@@ -308,10 +353,19 @@ def add_message(commands: "Commands") -> None:
         metavar="DURATION",
         help=f"how long an answer is waited for, such as 30s or 5m (default: {message.DEFAULT_TIMEOUT}s)",
     )
-    answer.set_defaults(command=lambda args, env: message.run(_of_mail(answer, args), env))
+    check_together(answer, message.run, _mail_fault)
 
 
-def _of_mail(answer: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
-    if args.answer_from and not args.mime:
-        answer.error("--from goes with --mime")
-    return args
+def _mail_fault(args: argparse.Namespace) -> str:
+    return "--from goes with --mime" if args.answer_from and not args.mime else ""
+
+
+def add_check(commands: "Commands") -> None:
+    """`cmpd check`."""
+    from cmpd.cli import check
+
+    examples = ["cmpd check --config ca/cmpd.toml"]
+    checked = add_command(
+        commands, "check", check.run, "find mistakes in the configuration and the files it names", examples
+    )
+    add_config(checked)

@@ -17,9 +17,11 @@ from cmpd.config import Config, load
 from cmpd.config_values import duration_text
 from cmpd.env import Env
 from cmpd.errors import CmpdError, ConfigError, StoreConflict
+from cmpd.keeping import is_sealed, open_request
 from cmpd.records import Decision, WaitingRequest
 from cmpd.store import is_served
 from cmpd.store.base import Store
+from cmpd.store.sealing import OVERHEAD, Sealer
 
 _PAGE: Final = 1000
 _COLUMNS: Final = (
@@ -47,7 +49,7 @@ def show_all(args: argparse.Namespace, env: Env) -> int:
 
 def show(args: argparse.Namespace, env: Env) -> int:
     """Run `cmpd request show`; with --out the request itself is written too."""
-    fields, octets = asyncio.run(_shown(load(args.config), args.request, env))
+    fields, octets = asyncio.run(_shown(load(args.config), args.request, env, opens=bool(args.out)))
     if args.json:
         print_json(fields)
     else:
@@ -167,11 +169,17 @@ async def _listed(config: Config, args: argparse.Namespace, env: Env) -> list[di
         return [await _fields(store, waiting, now, requesters) for waiting in kept]
 
 
-async def _shown(config: Config, request: str, env: Env) -> tuple[dict[str, Any], bytes]:
+async def _shown(config: Config, request: str, env: Env, *, opens: bool) -> tuple[dict[str, Any], bytes]:
+    """What is shown, and with `opens` the request itself: only that takes the passphrase."""
     async with opened(config) as store:
         waiting = await _find(store, request)
-        more = {"request_octets": len(waiting.request), "request_sha256": waiting.digest.hex()}
-        return await _fields(store, waiting, int(env.now())) | more, waiting.request
+        fields = await _fields(store, waiting, int(env.now()))
+    sealer, octets = None, len(waiting.request)
+    if is_sealed(waiting):
+        octets -= OVERHEAD
+        sealer = Sealer.load(config.store.secrets_key, config.ca.passphrase(), env) if opens else None
+    more = {"request_octets": octets, "request_sha256": waiting.digest.hex()}
+    return fields | more, open_request(sealer, waiting) if opens else b""
 
 
 async def _find(store: Store, request: str) -> WaitingRequest:

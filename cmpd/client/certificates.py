@@ -21,7 +21,7 @@ from cmpd.certificates import read_certificate
 from cmpd.client.errors import ClientError, VerificationError
 from cmpd.errors import CmpError
 from cmpd.paths import PathLimits, TrustAnchors, find_path
-from cmpd.public_keys import encryption_fault, encryption_kind, key_fault
+from cmpd.public_keys import encryption_kind, key_fault
 
 MAX_OTHERS: Final = 32
 """How many certificates of an answer are looked at for a path."""
@@ -131,9 +131,8 @@ def build_path(
     try:
         trusted = TrustAnchors.read(one.der for one in anchors)
         read = read_certificate(leaf.der, "certificate")
-        if not signs and read.key is not None and encryption_kind(read.key):
-            whole = read.fault if read.fault != key_fault(read.key, leaf.public_key_info) else ""
-            read = replace(read, fault=whole or encryption_fault(read.key, leaf.public_key_info))
+        if signs and read.key is not None and encryption_kind(read.key):
+            read = replace(read, fault=key_fault(read.key, leaf.public_key_info))
         found = find_path(read, list(_readable(pool)), trusted, now, PathLimits())
     except CmpError as error:
         raise VerificationError(f"no path from {leaf.subject_text} to a trust anchor: {error.text}") from None

@@ -67,3 +67,14 @@ class CmpClientError(ClientError):
         self.fail_info = fail_info
         self.status_string = status_string
         self.protected_by = protected_by
+
+
+class KemCiphertextWanted(CmpClientError):
+    """The server protects its answers with a KEM key, and wants a ciphertext for it (RFC 9810 appendix E, figure 5).
+
+    Anybody may have sent that; `certificates` (DER): extraCerts, with the KEM certificate first.
+    """
+
+    def __init__(self, refusal: CmpClientError, certificates: tuple[bytes, ...]) -> None:
+        super().__init__(refusal.status, refusal.fail_info, refusal.status_string, None)
+        self.certificates = certificates

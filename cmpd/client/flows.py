@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from cryptography import x509
 
 from cmpd.asn1 import der
-from cmpd.client import general, messages, polling, responses, revocation
+from cmpd.client import general, kem, messages, polling, responses, revocation
 from cmpd.client.base import Exchange, OnWait, Patience
 from cmpd.client.certificates import Certificate, build_path
-from cmpd.client.credentials import Credential, KeyAndCertificate, SharedSecret
-from cmpd.client.errors import ClientError, CmpClientError, VerificationError
+from cmpd.client.credentials import Credential, Protects, SharedSecret, own_certificate
+from cmpd.client.errors import ClientError, CmpClientError, KemCiphertextWanted, VerificationError
 from cmpd.client.keys import AnyPrivateKey
 from cmpd.client.messages import P10CR_ID, Request, Template
 from cmpd.client.proofs import NO_PROOFS, Proofs
@@ -51,7 +51,7 @@ class Enrolment:
 class Options:
     """What may differ between requests. `recipient`: DER of the CA's GeneralName. `profile`: name for certProfile.
 
-    `on_request`: told the DER of the request before it is sent.
+    `on_request`: told the DER of the request before it is sent, unless a KEM is in use: then nobody can go on with it.
     """
 
     implicit_confirm: bool = True
@@ -65,6 +65,8 @@ class Client:
     """Runs transactions for one credential. All methods raise ClientError (see errors.py for its kinds).
 
     `poll_timeout`: how long, in seconds, the server may let one transaction wait by CMP's polling. `on_wait` is told.
+    `server_kem`: the KEM certificate of the server, trusted as it is, which its answers are to be protected with. Where
+    the server says that it has one, that is used, if it leads to a trust anchor (RFC 9810 appendix E, figure 5).
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Client:
         *,
         poll_timeout: float = 600.0,
         on_wait: OnWait | None = None,
+        server_kem: Certificate | None = None,
     ) -> None:
         self._exchange = exchange
         self._credential = credential
@@ -83,6 +86,7 @@ class Client:
         self._env = env or Env()
         self._poll_timeout = poll_timeout
         self._on_wait = on_wait
+        self._server_kem = server_kem
         if not isinstance(credential, SharedSecret) and not self._trust.anchors:
             raise ClientError("a trust anchor is needed: without one no signature of a server can be believed")
 
@@ -112,19 +116,22 @@ class Client:
         not_after: int | None = None,
         options: Options | None = None,
         proof: str | None = None,
+        agreement: Certificate | None = None,
+        signature: str | None = None,
     ) -> Enrolment:
         """Ask by kur for a certificate with the same names for a new key (RFC 9483 section 4.1.3).
 
-        `certificate`: the one to update, default the credential's own. `proof`: as in Template; keyUsage is then asked
-        for as such a key has it.
+        `certificate`: the one to update, default the credential's own. `proof`, `agreement`, `signature`: as in
+        Template; with the former two, keyUsage is asked for as such a key has it.
         """
         if certificate is None:
-            if not isinstance(self._credential, KeyAndCertificate):
+            certificate = own_certificate(self._credential)
+            if certificate is None:
                 raise ClientError("kur: want the certificate that is to be updated")
-            certificate = self._credential.certificate
         names = _subject_alt_name(certificate)
         template = Template(key, certificate.subject, names, not_after=not_after, replaces=certificate, proof=proof)
-        if template.later_proof is not None:
+        template = replace(template, agreement=agreement, signature=signature)
+        if template.later_proof is not None or agreement is not None:
             template = replace(template, extensions=(*names, messages.encrypting_usage(key)))
         options = replace(options or Options(), recipient=der.explicit(4, certificate.issuer))
         return _one(await self.enrol_all("kur", [template], options))
@@ -136,16 +143,18 @@ class Client:
             public_key = messages.public_key_of(certification_request)
         except der.DerError as error:
             raise ClientError(f"PKCS #10: {error}") from None
-        request = await asyncio.to_thread(
-            messages.p10_request,
-            certification_request,
-            self._credential,
-            self._env,
-            implicit_confirm=options.implicit_confirm,
-            profile=options.profile,
-            recipient=options.recipient,
-        )
-        return _one(await self._transact(request, {P10CR_ID: public_key}, options))
+
+        def make(protects: Protects) -> Request:
+            return messages.p10_request(
+                certification_request,
+                protects,
+                self._env,
+                implicit_confirm=options.implicit_confirm,
+                profile=options.profile,
+                recipient=options.recipient,
+            )
+
+        return _one(await self._transact(make, {P10CR_ID: public_key}, options))
 
     async def enrol_all(
         self, body: str, templates: Sequence[Template], options: Options | None = None
@@ -156,18 +165,20 @@ class Client:
         message are raised.
         """
         options = options or Options()
-        request = await asyncio.to_thread(
-            messages.cert_request,
-            body,
-            templates,
-            self._credential,
-            self._env,
-            implicit_confirm=options.implicit_confirm,
-            profile=options.profile,
-            recipient=options.recipient,
-        )
+
+        def make(protects: Protects) -> Request:
+            return messages.cert_request(
+                body,
+                templates,
+                protects,
+                self._env,
+                implicit_confirm=options.implicit_confirm,
+                profile=options.profile,
+                recipient=options.recipient,
+            )
+
         wanted = {template.cert_req_id: template.public_key_info for template in templates}
-        return await self._transact(request, wanted, options, Proofs.of(templates))
+        return await self._transact(make, wanted, options, Proofs.of(templates))
 
     async def resume(
         self, octets: bytes, *, options: Options | None = None, key: AnyPrivateKey | None = None
@@ -181,15 +192,19 @@ class Client:
         implicit = decode(octets).header.implicit_confirm
         options = replace(options or Options(), implicit_confirm=implicit)
         proofs = Proofs.of([Template(key, None, cert_req_id=number, proof="challengeResp") for number in wanted])
-        return _one(await self._transact(request, wanted, options, proofs))
+        if options.on_request is not None:
+            options.on_request(request.der)
+        patience = self._patience()
+        answer = await self._ask(request, patience)
+        return _one(await self._finish(request, answer, patience, wanted, options, proofs))
 
     async def revoke(self, details: Sequence[RevDetails]) -> list[RevocationResult]:
         """Ask by one rr that certificates be revoked, suspended or resumed; the results are in the order of `details`.
 
         What the server refused is told in its result; errors of the whole message are raised.
         """
-        request = await asyncio.to_thread(revocation.rev_request, details, self._credential, self._env)
-        return revocation.read_rev_rep(await self._ask(request), details)
+        _, answer = await self._begin(lambda protects: revocation.rev_request(details, protects, self._env))
+        return revocation.read_rev_rep(answer, details)
 
     async def set_passphrase(
         self, passphrase: bytes, *, key_id: bytes | None = None, recipient: Certificate | None = None
@@ -202,18 +217,18 @@ class Client:
         if recipient is None and not isinstance(self._credential, SharedSecret):
             recipient = await self.encryption_certificate()
 
-        def make() -> Request:
+        def make(protects: Protects) -> Request:
             info = general.rev_passphrase(passphrase, key_id, recipient, self._credential, self._env)
-            return general.gen_message([info], self._credential, self._env, pvno=3)
+            return general.gen_message([info], protects, self._env, pvno=3)
 
-        answer = await self._ask(await asyncio.to_thread(make))
+        _, answer = await self._begin(make)
         general.check_taken(answer)
         return answer.protected_by
 
     async def encryption_certificate(self) -> Certificate:
         """The certificate that secrets for the server are encrypted to (caProtEncCert), with a path to an anchor."""
         asked = [general.item(general.CA_PROT_ENC_CERT)]
-        answer = await self._ask(await asyncio.to_thread(general.gen_message, asked, self._credential, self._env))
+        _, answer = await self._begin(lambda protects: general.gen_message(asked, protects, self._env))
         octets = general.read_gen_rep(answer).get(general.CA_PROT_ENC_CERT)
         if not octets:
             raise VerificationError("answer: the server gives no encryption certificate (caProtEncCert)")
@@ -222,17 +237,52 @@ class Client:
             build_path(certificate, answer.extra_certs, self._trust.anchors, self._env.now())
         return certificate
 
+    def _patience(self) -> Patience:
+        return Patience(self._poll_timeout, self._on_wait)
+
+    async def _begin(
+        self,
+        make: Callable[[Protects], Request],
+        patience: Patience | None = None,
+        on_request: Callable[[bytes], None] | None = None,
+    ) -> tuple[Request, Answer]:
+        """Send the first request of a transaction; once more if the server says that it wants a KEM ciphertext."""
+        while True:
+            protects = await kem.prepare(self._credential, self._server_kem, self._exchange, self._env)
+            request = await asyncio.to_thread(make, protects)
+            if on_request is not None and protects is self._credential:
+                on_request(request.der)
+            try:
+                return request, await self._ask(request, patience)
+            except KemCiphertextWanted as wanted:
+                if self._server_kem is not None:
+                    raise
+                self._server_kem = await asyncio.to_thread(kem.server_certificate, wanted, self._trust, self._env)
+
     async def _transact(
-        self, request: Request, wanted: dict[int, bytes], options: Options, proofs: Proofs = NO_PROOFS
+        self,
+        make: Callable[[Protects], Request],
+        wanted: dict[int, bytes],
+        options: Options,
+        proofs: Proofs = NO_PROOFS,
     ) -> list[Enrolment | ClientError]:
-        """Send, verify, confirm; poll for what waits, and answer challenges.
+        patience = self._patience()
+        request, answer = await self._begin(make, patience, options.on_request)
+        return await self._finish(request, answer, patience, wanted, options, proofs)
+
+    async def _finish(
+        self,
+        request: Request,
+        answer: Answer,
+        patience: Patience,
+        wanted: dict[int, bytes],
+        options: Options,
+        proofs: Proofs,
+    ) -> list[Enrolment | ClientError]:
+        """Confirm; poll for what waits, and answer challenges.
 
         `wanted`: DER of the SubjectPublicKeyInfo by certReqId.
         """
-        if options.on_request is not None:
-            options.on_request(request.der)
-        patience = Patience(self._poll_timeout, self._on_wait)
-        answer = await self._ask(request, patience)
         results: dict[int, Enrolment | ClientError] = {}
         waiting, first = list(wanted), True
         while True:
@@ -292,7 +342,7 @@ class Client:
         """The answer to a request, in the end: an error with the status waiting is polled behind."""
         answer = await self._send(request)
         if answer.envelope.body_name == "error":
-            patience = patience or Patience(self._poll_timeout, self._on_wait)
+            patience = patience or self._patience()
             answer = await self._poll(request, answer, [polling.WHOLE_MESSAGE], patience)
         return answer
 

@@ -10,7 +10,7 @@ from typing import Final
 from cmpd.asn1 import der
 from cmpd.client import messages, responses
 from cmpd.client.certificates import Certificate
-from cmpd.client.credentials import Credential, SharedSecret
+from cmpd.client.credentials import Credential, Protects, SharedSecret
 from cmpd.client.errors import ClientError, VerificationError
 from cmpd.client.messages import Request
 from cmpd.client.responses import Answer
@@ -31,7 +31,7 @@ def item(oid: str, value: bytes = b"") -> bytes:
     return der.seq(der.encode_oid(oid), value)
 
 
-def gen_message(items: Sequence[bytes], credential: Credential, env: Env, *, pvno: int = 2) -> Request:
+def gen_message(items: Sequence[bytes], credential: Protects, env: Env, *, pvno: int = 2) -> Request:
     """A genm with these items."""
     return messages.protect("genm", der.seq(*items), credential.protector(env), env, pvno=pvno)
 

@@ -42,9 +42,9 @@ def signature_algorithm(key: PrivateKey, name: str | None = None) -> SignatureAl
         raise ClientError(f"private key: {error}") from None
 
 
-def sign(key: PrivateKey, octets: bytes) -> bytes:
-    """The signature over `octets`, as it goes into a BIT STRING."""
-    return signature_algorithm(key).sign(key, octets)
+def sign(key: PrivateKey, octets: bytes, name: str | None = None) -> bytes:
+    """The signature over `octets`, as it goes into a BIT STRING; `name`: as of `signature_algorithm`."""
+    return signature_algorithm(key, name).sign(key, octets)
 
 
 def public_key_info(key: AnyPrivateKey) -> bytes:

@@ -7,15 +7,16 @@ both (RFC 9810 appendix F, RFC 4211 appendix B).
 
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, x448, x25519
 
 from cmpd.asn1 import der
 from cmpd.asn1.algorithms import certificate_hash, certificate_hash_name, hash_identifier
+from cmpd.client.agreeing import agree_mac
 from cmpd.client.certificates import Certificate
-from cmpd.client.credentials import Credential, Protector
+from cmpd.client.credentials import Protector, Protects
 from cmpd.client.errors import ClientError
 from cmpd.client.keys import (
     AnyPrivateKey,
@@ -50,7 +51,9 @@ class Template:
     `subject`: DER of the Name; EMPTY_NAME if the name is in subjectAltName alone; None leaves the field out, and POP is
     then made over poposkInput (RFC 4211 section 4.1). `extensions`: DER of each Extension. Times are Unix seconds.
     `replaces`: the certificate that a kur updates, named in the oldCertID control. `proof`: "encrCert" or
-    "challengeResp" for a key that is not to sign; None: a signature, or encrCert if the key cannot.
+    "challengeResp" for a key that is not to sign; None: a signature, or encrCert if the key cannot. `agreement`: the
+    server's key-agreement certificate; then agreeMAC is the proof. `signature`: the algorithm of a signature, one of
+    asn1.signing.SIGNING; None: the usual one for the kind of key.
     """
 
     key: AnyPrivateKey | None = field(repr=False)
@@ -65,10 +68,14 @@ class Template:
     public_key: bytes | None = None
     cert_req_id: int = 0
     proof: str | None = None
+    agreement: Certificate | None = None
+    signature: str | None = None
 
     @property
     def later_proof(self) -> str | None:
         """What proves possession of the key after the request: a key of PROOFS, None = nothing."""
+        if self.agreement is not None:
+            return None
         return self.proof or ("encrCert" if isinstance(self.key, EncryptionPrivateKey) else None)
 
     @property
@@ -95,7 +102,7 @@ class Request:
 def cert_request(
     body: str,
     templates: Sequence[Template],
-    credential: Credential,
+    credential: Protects,
     env: Env,
     *,
     implicit_confirm: bool = True,
@@ -105,10 +112,10 @@ def cert_request(
 ) -> Request:
     """An ir, cr or kur with one CertReqMsg per template. `recipient`: DER of the CA's GeneralName.
 
-    `pvno`: by default 3 if the CA has to encrypt something in its answer, else 2.
+    `pvno`: by default 3 if the CA has to encrypt something in its answer or verify agreeMAC, else 2.
     """
     if pvno is None:
-        pvno = 3 if any(template.later_proof for template in templates) else 2
+        pvno = 3 if any(template.later_proof or template.agreement for template in templates) else 2
     protector = credential.protector(env)
     messages = der.seq(*(cert_req_msg(template, protector.sender) for template in templates))
     info = general_info(implicit_confirm=implicit_confirm, profile=profile)
@@ -117,7 +124,7 @@ def cert_request(
 
 def p10_request(
     certification_request: bytes,
-    credential: Credential,
+    credential: Protects,
     env: Env,
     *,
     implicit_confirm: bool = True,
@@ -146,6 +153,11 @@ def protect(
     `content`: DER of the body's alternative; `info`: DER of each generalInfo item. Without `transaction_id` it is
     the first message of a transaction.
     """
+    if protector.renewed is not None:
+        fresh = protector.renewed()
+        protector = replace(protector, algorithm=fresh.algorithm, compute=fresh.compute)
+    if transaction_id is None:
+        transaction_id, info = protector.transaction_id, (*info, *protector.info)
     transaction_id = transaction_id or env.random(16)
     nonce = env.random(16)
     optional: list[tuple[int, bytes | None]] = [
@@ -222,6 +234,8 @@ def _controls(template: Template) -> bytes:
 def _popo(template: Template, request: bytes, sender: bytes) -> bytes:
     if template.key is None:
         return b"\x80\x00"  # raVerified
+    if template.agreement is not None:
+        return agree_mac(template.key, template.agreement, request)
     if template.later_proof is not None:
         return _priv_key_popo(template.key, template.later_proof)
     assert isinstance(template.key, PrivateKey)  # noqa: S101 -- for the type checker: others have a later proof
@@ -230,8 +244,9 @@ def _popo(template: Template, request: bytes, sender: bytes) -> bytes:
     if template.subject is None:
         signed = der.seq(der.explicit(0, sender), template.public_key_info)  # POPOSigningKeyInput
         poposk_input = _retag(0xA0, signed)
-    signature = der.encode_bits(sign(template.key, signed))
-    return der.tlv(0xA1, poposk_input + signature_algorithm(template.key).identifier + signature)
+    signature = der.encode_bits(sign(template.key, signed, template.signature))
+    algorithm = signature_algorithm(template.key, template.signature)
+    return der.tlv(0xA1, poposk_input + algorithm.identifier + signature)
 
 
 PROOFS: Final = {"encrCert": 0, "challengeResp": 1}
@@ -270,7 +285,8 @@ def certification_request(template: Template) -> bytes:
     info = der.seq(
         der.encode_integer(0), template.subject or EMPTY_NAME, template.public_key_info, der.tlv(0xA0, attributes)
     )
-    return der.seq(info, signature_algorithm(template.key).identifier, der.encode_bits(sign(template.key, info)))
+    algorithm = signature_algorithm(template.key, template.signature)
+    return der.seq(info, algorithm.identifier, der.encode_bits(sign(template.key, info, template.signature)))
 
 
 def public_key_of(request: bytes) -> bytes:

@@ -13,7 +13,7 @@ from typing import Final
 
 from cmpd.asn1 import der
 from cmpd.client import messages
-from cmpd.client.credentials import Credential, Protector, SharedSecret
+from cmpd.client.credentials import Credential, Protector, SharedSecret, mac_protector
 from cmpd.client.errors import ClientError
 from cmpd.client.messages import P10CR_ID, Request
 from cmpd.client.responses import Answer, believing, printable
@@ -22,6 +22,7 @@ from cmpd.errors import CmpError
 from cmpd.message import Envelope, decode
 from cmpd.protection import mac_scheme
 from cmpd.protection.base import ProtectionPolicy
+from cmpd.protection.kembm import ID_IT_KEM_CIPHERTEXT_INFO
 
 WHOLE_MESSAGE: Final = -1
 """certReqId of a pollReq for an answer as a whole: after an error with the status waiting."""
@@ -83,6 +84,8 @@ def read_request(octets: bytes, credential: Credential, env: Env) -> tuple[Reque
         transaction_id, nonce = envelope.header.transaction_id, envelope.header.sender_nonce
         if envelope.body_name not in BODIES or transaction_id is None or nonce is None:
             raise ClientError(f"want {', '.join(sorted(BODIES))} with transactionID and senderNonce")
+        if envelope.header.info(ID_IT_KEM_CIPHERTEXT_INFO) is not None:
+            raise ClientError("its answers are under a secret of a KEM that is known no more")
         protector = _protector(envelope, credential, env)
         request = Request(envelope.body_name, octets, transaction_id, nonce, protector)
         return request, _public_keys(envelope)
@@ -102,9 +105,7 @@ def _protector(envelope: Envelope, credential: Credential, env: Env) -> Protecto
         key = mac.derive(credential.secret)
         if mac.compute(key, envelope.protected) != envelope.protection:
             raise ClientError("it was protected with another shared secret")
-        return Protector(
-            algorithm, credential.sender, envelope.header.sender_kid, (), lambda octets: mac.compute(key, octets)
-        )
+        return mac_protector(mac, key, credential.sender, envelope.header.sender_kid, env)
     made = credential.protector(env)
     if (made.algorithm, made.sender) != (algorithm, envelope.header.sender):
         raise ClientError("it was protected with another certificate, or in another way")

@@ -16,14 +16,16 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from cmpd.asn1 import der
 from cmpd.client.certificates import Certificate, build_path
-from cmpd.client.credentials import Credential, SharedSecret, Unprotected
-from cmpd.client.errors import CmpClientError, VerificationError
+from cmpd.client.credentials import Credential, SharedSecret, StaticAgreement, Unprotected
+from cmpd.client.errors import CmpClientError, KemCiphertextWanted, VerificationError
 from cmpd.client.messages import Request
 from cmpd.env import Env
 from cmpd.errors import CmpError, FailInfo
 from cmpd.message import Envelope, decode
-from cmpd.protection import mac_scheme, signature_scheme
+from cmpd.protection import key_mac_scheme, mac_scheme, signature_scheme
 from cmpd.protection.base import ProtectionPolicy
+from cmpd.protection.dhbm import DhBasedMac
+from cmpd.protection.kembm import KemBasedMac
 
 CMC_CA: Final = "1.3.6.1.5.5.7.3.27"
 CMC_RA: Final = "1.3.6.1.5.5.7.3.28"
@@ -123,7 +125,7 @@ def verify(
         _check_binding(envelope, request)
         if envelope.protection is None or envelope.header.protection_alg is None:
             _refuse_unprotected(envelope)
-        extra = _certificates(envelope.extra_certs)
+        extra = readable(envelope.extra_certs)
         protected_by = _verify_protection(envelope, extra, request, credential, trust, env)
         body, wanted = envelope.body_name, ANSWERS.get((original or request).body, "error")
         polls = request.body == "pollReq"
@@ -171,8 +173,27 @@ def _check_nonce(envelope: Envelope, request: Request, original: Request | None)
 
 def _refuse_unprotected(envelope: Envelope) -> None:
     if envelope.body_name == "error":
-        raise _error(envelope.body, None)
+        refusal = _error(envelope.body, None)
+        if "wrongIntegrity" in refusal.fail_info and envelope.extra_certs:
+            raise KemCiphertextWanted(refusal, envelope.extra_certs)
+        raise refusal
     raise VerificationError("answer: it is not protected")
+
+
+def read_unprotected(octets: bytes, request: Request) -> Envelope:
+    """The answer to an unprotected `request` that cannot be protected either; nobody vouches for it.
+
+    VerificationError if it is none; CmpClientError if it is an `error`.
+    """
+    with believing():
+        envelope = decode(octets)
+        _check_binding(envelope, request)
+        if envelope.body_name == "error":
+            raise _error(envelope.body, None)
+        _check_nonce(envelope, request, None)
+        if envelope.body_name != ANSWERS.get(request.body):
+            raise VerificationError(f"answer: want {ANSWERS.get(request.body)}, have {envelope.body_name}")
+        return envelope
 
 
 def _error(body: bytes, protected_by: str | None) -> CmpClientError:
@@ -182,7 +203,7 @@ def _error(body: bytes, protected_by: str | None) -> CmpClientError:
     return CmpClientError(info.status, info.fail_info, info.text, protected_by)
 
 
-def _certificates(ders: Sequence[bytes]) -> tuple[Certificate, ...]:
+def readable(ders: Sequence[bytes]) -> tuple[Certificate, ...]:
     """Those of extraCerts that can be read; what cannot is of no use, and is not protected either."""
     found = []
     for one in ders:
@@ -207,7 +228,16 @@ def _verify_protection(
     the secret. Without a trust anchor that error is as good as unprotected.
     """
     algorithm = envelope.header.protection_alg or b""
+    by_key = key_mac_scheme(algorithm)
+    mac = None if by_key is None else by_key.parse(algorithm, trust.policy)
+    wanted = request.protector.server is not None and envelope.body_name != "error"
+    if wanted and not isinstance(mac, KemBasedMac):
+        raise VerificationError("answer: want it protected by KemBasedMac with the ciphertext that was sent")
+    if mac is not None:
+        return _verify_key_mac(envelope, mac, request, credential)
     is_mac = mac_scheme(algorithm) is not None
+    if isinstance(credential, StaticAgreement) and envelope.body_name != "error":
+        raise VerificationError("answer: want it protected by DHBasedMac as the request was")
     if isinstance(credential, SharedSecret) and is_mac:
         return _verify_mac(envelope, algorithm, request, credential, trust.policy)
     if isinstance(credential, SharedSecret) and envelope.body_name != "error":
@@ -224,6 +254,8 @@ def _verify_mac(
     envelope: Envelope, algorithm: bytes, request: Request, credential: SharedSecret, policy: ProtectionPolicy
 ) -> str:
     if algorithm == request.protector.algorithm:  # the key is derived already
+        if request.protector.renewed is not None:
+            raise VerificationError("answer: want another nonce of AES-GMAC than that of the request, have the same")
         value = request.protector.compute(envelope.protected)
     else:
         scheme = mac_scheme(algorithm)
@@ -233,6 +265,24 @@ def _verify_mac(
     if not hmac.compare_digest(value, envelope.protection or b""):
         raise VerificationError("answer: its MAC is wrong (another secret, or it was changed on the way)")
     return "the shared secret"
+
+
+def _verify_key_mac(envelope: Envelope, mac: DhBasedMac | KemBasedMac, request: Request, credential: Credential) -> str:
+    """DHBasedMac as the request was protected with; KemBasedMac with the ciphertext that the request has brought."""
+    if isinstance(mac, KemBasedMac):
+        if request.protector.server is None:
+            raise VerificationError("answer: it is protected by KemBasedMac, and no ciphertext was sent")
+        server = request.protector.server.certificate
+        key = mac.derive(request.protector.server.secret, request.transaction_id)
+    elif isinstance(credential, StaticAgreement):
+        server, key = credential.server, mac.derive(credential.agree())
+    else:
+        raise VerificationError("answer: it is protected by DHBasedMac, and the request was not")
+    if envelope.header.sender != der.explicit(4, server.subject):
+        raise VerificationError(f"answer: its sender is not {server.subject_text}")
+    if not hmac.compare_digest(mac.compute(key, envelope.protected), envelope.protection or b""):
+        raise VerificationError("answer: its MAC is wrong (by another key, or it was changed on the way)")
+    return server.subject_text
 
 
 def _verify_signature(

@@ -12,7 +12,7 @@ from typing import Final
 from cmpd.asn1 import der, names
 from cmpd.client import messages, responses
 from cmpd.client.certificates import Certificate
-from cmpd.client.credentials import Credential
+from cmpd.client.credentials import Protects
 from cmpd.client.errors import ClientError, CmpClientError, VerificationError
 from cmpd.client.messages import Request
 from cmpd.client.responses import Answer, StatusInfo
@@ -67,7 +67,7 @@ class RevocationResult:
         return CmpClientError(self.status.status, self.status.fail_info, self.status.text, self.protected_by)
 
 
-def rev_request(details: Sequence[RevDetails], credential: Credential, env: Env) -> Request:
+def rev_request(details: Sequence[RevDetails], credential: Protects, env: Env) -> Request:
     """An rr for these certificates. Its recipient is their issuer, if they have one in common."""
     if not 1 <= len(details) <= MAX_DETAILS:
         raise ClientError(f"rr: want 1 to {MAX_DETAILS} certificates, have {len(details)}")

@@ -11,16 +11,17 @@ from typing import Final
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.x963kdf import X963KDF
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from cmpd.asn1 import der
-from cmpd.asn1.algorithms import AlgorithmError, absent_or_null, read_algorithm, read_whole_algorithm
+from cmpd.asn1.algorithms import AlgorithmError, absent_or_null, identifier, read_algorithm, read_whole_algorithm
 from cmpd.asn1.der import DerError
 from cmpd.asn1.oids import contents
-from cmpd.cms.algorithms import AES256_WRAP, KeyWrap, read_key_wrap
+from cmpd.cms.algorithms import KEK_OCTETS, WRAP_IDENTIFIER, KeyWrap, read_key_wrap, read_ukm
 from cmpd.cms.recipient_id import RecipientId, read_agreement_recipient_id
 from cmpd.frozen import frozen
 
@@ -60,8 +61,6 @@ SCHEMES: Final[dict[bytes, _Derive]] = {
 """dhSinglePass-stdDH schemes: standard Diffie-Hellman without cofactor multiplication, and their KDF."""
 
 _VERSION: Final = 3
-_MAX_UKM: Final = 256  # octets
-_WRAP: Final = der.seq(der.tlv(der.OID, AES256_WRAP))
 
 
 @frozen
@@ -83,7 +82,7 @@ class KeyAgreement:
         """The content-encryption key; None if it is not for this key."""
         own = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         try:
-            secret = _agree(key, _with_algorithm_of(own, self.originator))
+            secret = agree(key, load_der_public_key(_with_algorithm_of(own, self.originator)))
         except (ValueError, TypeError):  # another kind of key, a point that is not on the curve, of small order
             return None
         octets = self.wrap.key_octets
@@ -95,15 +94,15 @@ def agreement_info(key: AgreementPublicKey, content_key: bytes, recipient: Recip
     """DER of the RecipientInfo kari that has `content_key` for the holder of `key`. ValueError if the key is weak."""
     ephemeral, scheme = _ephemeral(key)
     spki = ephemeral.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    secret = _agree(ephemeral, key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-    wrapping_key = SCHEMES[scheme](secret, _shared_info(_WRAP, None, 32), 32)
+    secret = agree(ephemeral, key)
+    wrapping_key = SCHEMES[scheme](secret, _shared_info(WRAP_IDENTIFIER, None, KEK_OCTETS), KEK_OCTETS)
     inner = der.header(spki, 0, len(spki))[1]
     encrypted = der.seq(recipient.encode(agreement=True), der.encode_octets(aes_key_wrap(wrapping_key, content_key)))
     return der.tlv(
         0xA1,
         der.encode_integer(_VERSION)
         + der.explicit(0, der.tlv(0xA1, spki[inner:]))  # OriginatorPublicKey is like a SubjectPublicKeyInfo
-        + der.seq(der.tlv(der.OID, scheme), _WRAP)
+        + identifier(scheme, WRAP_IDENTIFIER)
         + der.seq(encrypted),
     )
 
@@ -119,9 +118,8 @@ def _ephemeral(key: AgreementPublicKey) -> tuple[AgreementPrivateKey, bytes]:
     )
 
 
-def _agree(key: AgreementPrivateKey, other: bytes) -> bytes:
-    """What a private and a public key (DER of its SubjectPublicKeyInfo) agree on. ValueError, TypeError."""
-    public = load_der_public_key(other)
+def agree(key: AgreementPrivateKey, public: PublicKeyTypes) -> bytes:
+    """What a private and a public key agree on. TypeError: of different kinds; ValueError: curves, or small order."""
     if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(public, ec.EllipticCurvePublicKey):
         return key.exchange(ec.ECDH(), public)
     if isinstance(key, x25519.X25519PrivateKey) and isinstance(public, x25519.X25519PublicKey):
@@ -161,7 +159,7 @@ def read_agreement(data: bytes, pos: int, end: int) -> KeyAgreement:
     if last != pos:
         raise DerError("originator: octets after originatorKey")
     originator = der.tlv(der.SEQUENCE, data[first:last])
-    ukm, pos = _read_ukm(data, pos, end)
+    ukm, pos = read_ukm(data, pos, end, 0xA1)
     after = read_algorithm(data, pos, end, "keyEncryptionAlgorithm")[2]
     scheme, at, _ = read_whole_algorithm(data[pos:after], "keyEncryptionAlgorithm")
     wrap_algorithm = data[pos:after][at:]
@@ -181,13 +179,3 @@ def read_agreement(data: bytes, pos: int, end: int) -> KeyAgreement:
     if stop != last:
         raise DerError("RecipientEncryptedKey: octets after encryptedKey")
     return KeyAgreement(recipient, originator, scheme, wrap, wrap_algorithm, ukm, data[start:stop])
-
-
-def _read_ukm(data: bytes, pos: int, end: int) -> tuple[bytes | None, int]:
-    if pos >= end or data[pos] != 0xA1:
-        return None, pos
-    start, after = der.expect(data, pos, end, 0xA1, "ukm")
-    first, last = der.expect(data, start, after, der.OCTET_STRING, "ukm")
-    if last != after or last - first > _MAX_UKM:
-        raise DerError(f"ukm: want one OCTET STRING of at most {_MAX_UKM} octets")
-    return data[first:last], after

@@ -4,10 +4,8 @@ Contents are AES in CBC mode. A content-encryption key comes by RSA, by AES key 
 passwords of RFC 3211, which is what openssl cms makes. DES-EDE3-CBC, which RFC 4210 demanded, is not supported.
 """
 
-from collections.abc import Callable
 from typing import Final
 
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
@@ -15,48 +13,49 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 from cmpd.asn1 import der
 from cmpd.asn1.algorithms import (
     HASHES,
+    LIBRARY_HASHES,
     AlgorithmError,
     Pbkdf2,
     absent_or_null,
+    identifier,
     read_algorithm,
+    read_mgf1,
     read_named,
     read_pbkdf2_params,
     read_whole_algorithm,
 )
-from cmpd.asn1.oids import MGF1, PBKDF2, contents
+from cmpd.asn1.oids import PBKDF2, contents
 from cmpd.frozen import frozen
 
 BLOCK: Final = 16  # octets, of AES
 
-RSA_ENCRYPTION: Final = contents("1.2.840.113549.1.1.1")
 RSAES_OAEP: Final = contents("1.2.840.113549.1.1.7")
-P_SPECIFIED: Final = contents("1.2.840.113549.1.1.9")
-PWRI_KEK: Final = contents("1.2.840.113549.1.9.16.3.9")
+AES256_CBC: Final = contents("2.16.840.1.101.3.4.1.42")
+_RSA_ENCRYPTION: Final = contents("1.2.840.113549.1.1.1")
+_P_SPECIFIED: Final = contents("1.2.840.113549.1.1.9")
+_PWRI_KEK: Final = contents("1.2.840.113549.1.9.16.3.9")
+_AES256_WRAP: Final = contents("2.16.840.1.101.3.4.1.45")
 
-AES_CBC: Final = {
+_AES_CBC: Final = {
     contents("2.16.840.1.101.3.4.1.2"): 16,
     contents("2.16.840.1.101.3.4.1.22"): 24,
-    contents("2.16.840.1.101.3.4.1.42"): 32,
+    AES256_CBC: 32,
 }
 """Octets of the key by algorithm."""
 
-AES_WRAP: Final = {
+_AES_WRAP: Final = {
     contents("2.16.840.1.101.3.4.1.5"): 16,
     contents("2.16.840.1.101.3.4.1.25"): 24,
-    contents("2.16.840.1.101.3.4.1.45"): 32,
+    _AES256_WRAP: 32,
 }
 """Octets of the key-encryption key by algorithm."""
 
-AES128_CBC, _, AES256_CBC = AES_CBC
-AES256_WRAP: Final = list(AES_WRAP)[2]
+PKCS1_IDENTIFIER: Final = identifier(_RSA_ENCRYPTION, der.NULL_TLV)
+WRAP_IDENTIFIER: Final = identifier(_AES256_WRAP)
+KEK_OCTETS: Final = _AES_WRAP[_AES256_WRAP]
+"""What keys are wrapped with here, and the length of the key-encryption key for that."""
 
-_HASH_CLASSES: Final[dict[str, Callable[[], hashes.HashAlgorithm]]] = {
-    "sha1": hashes.SHA1,
-    "sha224": hashes.SHA224,
-    "sha256": hashes.SHA256,
-    "sha384": hashes.SHA384,
-    "sha512": hashes.SHA512,
-}
+_MAX_UKM: Final = 256  # octets
 
 
 # --- contents ---------------------------------------------------------------------------------------------------------
@@ -78,7 +77,7 @@ class AesCbc:
 def read_aes_cbc(algorithm: bytes, noun: str) -> AesCbc:
     """Read the AlgorithmIdentifier (DER) of AES-CBC. DerError or AlgorithmError."""
     oid, pos, end = read_whole_algorithm(algorithm, noun)
-    size = AES_CBC.get(oid)
+    size = _AES_CBC.get(oid)
     if size is None:
         raise AlgorithmError(f"{noun}: want AES-128, AES-192 or AES-256 in CBC mode, have {der.dotted(oid)}")
     start, stop = der.expect(algorithm, pos, end, der.OCTET_STRING, f"{noun} AES-IV")
@@ -94,7 +93,7 @@ def read_rsa_padding(algorithm: bytes) -> padding.PKCS1v15 | padding.OAEP:
     """What rsaEncryption or id-RSAES-OAEP (RFC 4055 section 4.1) means. DerError or AlgorithmError."""
     noun = "keyEncryptionAlgorithm"
     oid, pos, end = read_whole_algorithm(algorithm, noun)
-    if oid == RSA_ENCRYPTION:
+    if oid == _RSA_ENCRYPTION:
         if not absent_or_null(algorithm, pos, end):
             raise AlgorithmError(f"{noun}: want no parameters or NULL with rsaEncryption, have others")
         return padding.PKCS1v15()
@@ -114,34 +113,34 @@ def _read_oaep(data: bytes, pos: int, end: int) -> padding.OAEP:
         if tag == 0xA0:
             names[tag], done = read_named(data, inner, after, HASHES, "RSAES-OAEP hashFunc")
         elif tag == 0xA1:
-            names[tag], done = _read_mgf1(data, inner, after)
+            names[tag], done = read_mgf1(data, inner, after, HASHES, "RSAES-OAEP maskGenFunc")
         else:
             done = _read_empty_label(data, inner, after)
         if done != after:
             raise der.DerError("RSAES-OAEP-params: more than one value in a field")
-    own, mask = (_HASH_CLASSES[names[tag]]() for tag in (0xA0, 0xA1))
+    own, mask = (LIBRARY_HASHES[names[tag]] for tag in (0xA0, 0xA1))
     return padding.OAEP(padding.MGF1(mask), own, None)
-
-
-def _read_mgf1(data: bytes, pos: int, end: int) -> tuple[str, int]:
-    noun = "RSAES-OAEP maskGenFunc"
-    oid, inner, after = read_algorithm(data, pos, end, noun)
-    if oid != MGF1:
-        raise AlgorithmError(f"{noun}: want MGF1, have {der.dotted(oid)}")
-    name, done = read_named(data, inner, after, HASHES, noun)
-    if done != after:
-        raise der.DerError(f"{noun}: octets after the hash")
-    return name, after
 
 
 def _read_empty_label(data: bytes, pos: int, end: int) -> int:
     oid, inner, after = read_algorithm(data, pos, end, "RSAES-OAEP pSourceFunc")
-    if oid != P_SPECIFIED or data[inner:after] != b"\x04\x00":
+    if oid != _P_SPECIFIED or data[inner:after] != b"\x04\x00":
         raise AlgorithmError("RSAES-OAEP pSourceFunc: want pSpecified with an empty label")
     return after
 
 
-# --- passwords --------------------------------------------------------------------------------------------------------
+# --- passwords, and keys that were agreed on --------------------------------------------------------------------------
+
+
+def read_ukm(data: bytes, pos: int, end: int, tag: int) -> tuple[bytes | None, int]:
+    """The optional UserKeyingMaterial at `pos`, explicitly tagged, and the position after it. DerError."""
+    if pos >= end or data[pos] != tag:
+        return None, pos
+    start, after = der.expect(data, pos, end, tag, "ukm")
+    first, last = der.expect(data, start, after, der.OCTET_STRING, "ukm")
+    if last != after or last - first > _MAX_UKM:
+        raise der.DerError(f"ukm: want one OCTET STRING of at most {_MAX_UKM} octets")
+    return data[first:last], after
 
 
 def read_pbkdf2(algorithm: bytes) -> Pbkdf2:
@@ -174,10 +173,10 @@ def read_key_wrap(algorithm: bytes) -> KeyWrap:
     """Read the AlgorithmIdentifier (DER) of a key wrap. DerError or AlgorithmError."""
     noun = "keyEncryptionAlgorithm"
     oid, pos, end = read_whole_algorithm(algorithm, noun)
-    if oid == PWRI_KEK:
+    if oid == _PWRI_KEK:
         inner = read_aes_cbc(algorithm[pos:end], noun)
         return KeyWrap(inner.key_octets, inner.iv)
-    size = AES_WRAP.get(oid)
+    size = _AES_WRAP.get(oid)
     if size is None:
         raise AlgorithmError(f"{noun}: want AES key wrap or id-alg-PWRI-KEK, have {der.dotted(oid)}")
     if pos != end:

@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from cmpd.asn1 import der
-from cmpd.asn1.algorithms import hash_identifier, hmac_identifier
+from cmpd.asn1.algorithms import hash_identifier, hmac_identifier, identifier
 from cmpd.asn1.oids import MGF1, PBKDF2
-from cmpd.cms.algorithms import AES256_CBC, AES256_WRAP, BLOCK, RSA_ENCRYPTION, RSAES_OAEP
+from cmpd.cms.algorithms import AES256_CBC, BLOCK, KEK_OCTETS, PKCS1_IDENTIFIER, RSAES_OAEP, WRAP_IDENTIFIER
 from cmpd.cms.reading import ENVELOPED_DATA, ID_DATA, LOCAL_KEY_ID
+from cmpd.cms.recipient_id import RecipientId
 from cmpd.env import Env
 
 ITERATIONS: Final = 10_000
@@ -27,13 +28,11 @@ ITERATIONS: Final = 10_000
 
 CONTENT_KEY: Final = 32  # octets
 _SALT: Final = 16
-PKCS1_IDENTIFIER: Final = der.seq(der.tlv(der.OID, RSA_ENCRYPTION), der.NULL_TLV)
 _SHA256: Final = hash_identifier("sha256")
-OAEP_IDENTIFIER: Final = der.seq(
-    der.tlv(der.OID, RSAES_OAEP),
-    der.seq(der.explicit(0, _SHA256), der.explicit(1, der.seq(der.tlv(der.OID, MGF1), _SHA256))),
+_OAEP_IDENTIFIER: Final = identifier(
+    RSAES_OAEP, der.seq(der.explicit(0, _SHA256), der.explicit(1, identifier(MGF1, _SHA256)))
 )
-OAEP_PADDING: Final = rsa_padding.OAEP(rsa_padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
+_OAEP_PADDING: Final = rsa_padding.OAEP(rsa_padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
 
 
 def envelope_for_certificate(plaintext: bytes, certificate: bytes, key_id: bytes | None, env: Env) -> bytes:
@@ -43,18 +42,7 @@ def envelope_for_certificate(plaintext: bytes, certificate: bytes, key_id: bytes
     """
     loaded, key = _recipient(certificate)
     content_key = env.random(CONTENT_KEY)
-    try:
-        ski = loaded.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        version, recipient = 0, _issuer_and_serial(certificate)
-    else:
-        version, recipient = 2, der.tlv(0x80, ski)
-    info = der.seq(
-        der.encode_integer(version),
-        recipient,
-        OAEP_IDENTIFIER,
-        der.encode_octets(key.encrypt(content_key, OAEP_PADDING)),
-    )
+    _, info = transport_info(key, content_key, _recipient_id(loaded, certificate))
     return enveloped(2, info, plaintext, content_key, key_id, env)
 
 
@@ -63,16 +51,23 @@ def envelope_for_password(
 ) -> bytes:
     """DER of EncryptedKey [0] EnvelopedData under the shared secret that also protects the message by a MAC."""
     salt, content_key = env.random(_SALT), env.random(CONTENT_KEY)
-    wrapping_key = hashlib.pbkdf2_hmac("sha256", secret, salt, iterations, CONTENT_KEY)
+    wrapping_key = hashlib.pbkdf2_hmac("sha256", secret, salt, iterations, KEK_OCTETS)
     parameters = der.seq(der.encode_octets(salt), der.encode_integer(iterations), hmac_identifier("sha256"))
     info = der.tlv(
         0xA3,
         der.encode_integer(0)
         + der.tlv(0xA0, der.tlv(der.OID, PBKDF2) + parameters)
-        + der.seq(der.tlv(der.OID, AES256_WRAP))
+        + WRAP_IDENTIFIER
         + der.encode_octets(aes_key_wrap(wrapping_key, content_key)),
     )
     return enveloped(3, info, plaintext, content_key, key_id, env)
+
+
+def transport_info(key: rsa.RSAPublicKey, content_key: bytes, recipient: RecipientId) -> tuple[int, bytes]:
+    """(version, DER) of the RecipientInfo ktri that has `content_key` for the holder of an RSA key."""
+    version = 0 if recipient.key_identifier is None else 2
+    encrypted = der.encode_octets(key.encrypt(content_key, _OAEP_PADDING))
+    return version, der.seq(der.encode_integer(version), recipient.encode(), _OAEP_IDENTIFIER, encrypted)
 
 
 def encrypted_value_for_certificate(plaintext: bytes, certificate: bytes, key_id: bytes | None, env: Env) -> bytes:
@@ -121,7 +116,7 @@ def encrypt_content(plaintext: bytes, key: bytes, env: Env) -> tuple[bytes, byte
     padder = padding.PKCS7(8 * BLOCK).padder()
     clear = padder.update(plaintext) + padder.finalize()
     encryptor = Cipher(algorithms.AES256(key), modes.CBC(iv)).encryptor()
-    return der.seq(der.tlv(der.OID, AES256_CBC), der.encode_octets(iv)), encryptor.update(clear) + encryptor.finalize()
+    return identifier(AES256_CBC, der.encode_octets(iv)), encryptor.update(clear) + encryptor.finalize()
 
 
 def _recipient(certificate: bytes) -> tuple[x509.Certificate, rsa.RSAPublicKey]:
@@ -138,13 +133,19 @@ def _recipient(certificate: bytes) -> tuple[x509.Certificate, rsa.RSAPublicKey]:
     return loaded, key
 
 
-def _issuer_and_serial(certificate: bytes) -> bytes:
-    """IssuerAndSerialNumber of the received octets."""
+def _recipient_id(loaded: x509.Certificate, certificate: bytes) -> RecipientId:
+    """How a certificate (`certificate` is its DER) is named: by its SubjectKeyIdentifier if it has one."""
+    try:
+        identifiers = loaded.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    except x509.ExtensionNotFound:
+        pass
+    else:
+        return RecipientId(key_identifier=identifiers.value.digest)
     start, stop = der.header(certificate, 0, len(certificate))[1:]
     start, stop = der.header(certificate, start, stop)[1:]
-    fields = [certificate[pos:after] for tag, pos, _, after in der.children(certificate, start, stop) if tag != 0xA0]
-    serial, _, issuer, *_ = fields
-    return der.seq(issuer, serial)
+    fields = [place for tag, *place in der.children(certificate, start, stop) if tag != 0xA0]  # without version
+    (_, serial, serial_end), _, (issuer, _, issuer_end), *_ = fields
+    return RecipientId(issuer=certificate[issuer:issuer_end], serial=certificate[serial:serial_end])
 
 
 def _retag(tag: int, value: bytes) -> bytes:

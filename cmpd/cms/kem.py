@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from cmpd.asn1 import der
-from cmpd.asn1.algorithms import AlgorithmError, read_algorithm, read_whole_algorithm
+from cmpd.asn1.algorithms import AlgorithmError, identifier, read_algorithm, read_whole_algorithm
 from cmpd.asn1.der import DerError
-from cmpd.asn1.oids import contents
-from cmpd.cms.algorithms import AES256_WRAP, KeyWrap, read_key_wrap
+from cmpd.asn1.oids import HKDF_WITH_SHA256, contents
+from cmpd.cms.algorithms import KEK_OCTETS, WRAP_IDENTIFIER, KeyWrap, read_key_wrap, read_ukm
 from cmpd.cms.recipient_id import RecipientId, read_recipient_id
 from cmpd.frozen import frozen
 
@@ -26,12 +26,9 @@ KemPrivateKey = mlkem.MLKEM768PrivateKey | mlkem.MLKEM1024PrivateKey
 ID_ORI_KEM: Final = contents("1.2.840.113549.1.9.16.13.3")
 ML_KEM_768: Final = contents("2.16.840.1.101.3.4.4.2")
 ML_KEM_1024: Final = contents("2.16.840.1.101.3.4.4.3")
-_HKDF_SHA256: Final = der.seq(der.encode_oid("1.2.840.113549.1.9.16.3.28"))
-_WRAP: Final = der.seq(der.tlv(der.OID, AES256_WRAP))
+_HKDF_SHA256: Final = identifier(HKDF_WITH_SHA256)
 _CIPHERTEXT: Final = {ML_KEM_768: 1088, ML_KEM_1024: 1568}
 """Octets of kemct by algorithm."""
-
-_MAX_UKM: Final = 256  # octets
 
 
 @frozen
@@ -66,15 +63,15 @@ def kem_algorithm(key: KemPublicKey) -> bytes:
 def kem_info(key: KemPublicKey, content_key: bytes, recipient: RecipientId) -> bytes:
     """DER of the RecipientInfo ori that has `content_key` for the holder of `key`."""
     secret, kemct = key.encapsulate()
-    wrapping_key = _derive(secret, _WRAP, 32, None)
+    wrapping_key = _derive(secret, WRAP_IDENTIFIER, KEK_OCTETS, None)
     info = der.seq(
         der.encode_integer(0),
         recipient.encode(),
-        der.seq(der.tlv(der.OID, kem_algorithm(key))),
+        identifier(kem_algorithm(key)),
         der.encode_octets(kemct),
         _HKDF_SHA256,
-        der.encode_integer(32),
-        _WRAP,
+        der.encode_integer(KEK_OCTETS),
+        WRAP_IDENTIFIER,
         der.encode_octets(aes_key_wrap(wrapping_key, content_key)),
     )
     return der.tlv(0xA4, der.tlv(der.OID, ID_ORI_KEM) + info)
@@ -105,13 +102,7 @@ def read_kem(data: bytes, pos: int, end: int) -> KemTransport:
         raise AlgorithmError("KEMRecipientInfo kdf: want id-alg-hkdf-with-sha256 without parameters, have another")
     first, pos = der.expect(data, after, stop, der.INTEGER, "kekLength")
     length = der.integer(data, first, pos, "kekLength")
-    ukm = None
-    if pos < stop and data[pos] == 0xA0:
-        inner, after = der.expect(data, pos, stop, 0xA0, "ukm")
-        first, pos = der.expect(data, inner, after, der.OCTET_STRING, "ukm")
-        if pos != after or pos - first > _MAX_UKM:
-            raise DerError(f"ukm: want one OCTET STRING of at most {_MAX_UKM} octets")
-        ukm = data[first:pos]
+    ukm, pos = read_ukm(data, pos, stop, 0xA0)
     after = read_algorithm(data, pos, stop, "KEMRecipientInfo wrap")[2]
     wrap_algorithm = data[pos:after]
     wrap = read_key_wrap(wrap_algorithm)

@@ -7,10 +7,9 @@ keys get one encapsulated. EncryptedValue, the form of messages with pvno 2, has
 from cryptography.hazmat.primitives.asymmetric import mlkem, padding, rsa
 from cryptography.hazmat.primitives.padding import PKCS7
 
-from cmpd.asn1 import der
 from cmpd.cms.agreement import AgreementPrivateKey, AgreementPublicKey, KeyAgreement, agreement_info
 from cmpd.cms.algorithms import BLOCK, read_rsa_padding
-from cmpd.cms.building import CONTENT_KEY, OAEP_IDENTIFIER, OAEP_PADDING, encrypted_value, enveloped
+from cmpd.cms.building import CONTENT_KEY, encrypted_value, enveloped, transport_info
 from cmpd.cms.kem import KemPrivateKey, KemPublicKey, KemTransport, kem_info
 from cmpd.cms.opening import CannotDecrypt
 from cmpd.cms.reading import EncryptedKey, KeyTransport
@@ -25,10 +24,8 @@ def envelope_for_key(plaintext: bytes, key: EncryptionPublicKey, recipient: Reci
     """DER of EncryptedKey [0] EnvelopedData for the holder of `key`. ValueError if nothing can be encrypted to it."""
     content_key = env.random(CONTENT_KEY)
     if isinstance(key, rsa.RSAPublicKey):
-        number = 0 if recipient.key_identifier is None else 2
-        encrypted = der.encode_octets(key.encrypt(content_key, OAEP_PADDING))
-        info = der.seq(der.encode_integer(number), recipient.encode(), OAEP_IDENTIFIER, encrypted)
-        return enveloped(number, info, plaintext, content_key, None, env)
+        version, info = transport_info(key, content_key, recipient)
+        return enveloped(version, info, plaintext, content_key, None, env)
     if isinstance(key, mlkem.MLKEM768PublicKey | mlkem.MLKEM1024PublicKey):
         return enveloped(3, kem_info(key, content_key, recipient), plaintext, content_key, None, env)
     return enveloped(2, agreement_info(key, content_key, recipient), plaintext, content_key, None, env)

@@ -15,7 +15,7 @@ from cmpd.asn1.oids import contents
 from cmpd.cms.agreement import KeyAgreement, read_agreement
 from cmpd.cms.algorithms import (
     BLOCK,
-    RSA_ENCRYPTION,
+    PKCS1_IDENTIFIER,
     AesCbc,
     KeyWrap,
     read_aes_cbc,
@@ -32,16 +32,15 @@ ID_DATA: Final = contents("1.2.840.113549.1.7.1")
 LOCAL_KEY_ID: Final = contents("1.2.840.113549.1.9.21")
 
 ENVELOPED_DATA: Final = 0xA0
-_MAX_VALUES = 500
-_MAX_ATTRIBUTES = 16
-_MAX_ENCRYPTED_KEY = 2048  # octets: RSA of 16,384 bits
-_VERSIONS = frozenset({0, 2, 3})
+_MAX_VALUES: Final = 500
+_MAX_ATTRIBUTES: Final = 16
+_MAX_ENCRYPTED_KEY: Final = 2048  # octets: RSA of 16,384 bits
+_VERSIONS: Final = frozenset({0, 2, 3})
 _RECIPIENTS: Final = {
     0xA1: "KeyAgreeRecipientInfo",
     0xA2: "KEKRecipientInfo",
     0xA4: "OtherRecipientInfo",
 }
-_RSA_IDENTIFIER: Final = der.seq(der.tlv(der.OID, RSA_ENCRYPTION), der.NULL_TLV)
 
 
 @frozen
@@ -241,7 +240,7 @@ def _read_encrypted_value(data: bytes, tag: int, pos: int, end: int) -> Encrypte
         raise DerError("EncryptedValue: want symmAlg and encSymmKey")
     encrypted_key = der.octet_aligned(found[2], 0, len(found[2]), "encSymmKey")
     _bound_key(len(encrypted_key))
-    algorithm = found.get(3, _RSA_IDENTIFIER)
+    algorithm = found.get(3, PKCS1_IDENTIFIER)
     read_rsa_padding(algorithm)
     transport = KeyTransport(None, algorithm, encrypted_key)
     encrypted = der.octet_aligned(data, value[2], value[3], "encValue")

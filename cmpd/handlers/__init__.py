@@ -4,6 +4,7 @@ from typing import Final
 
 from cmpd.handlers import cert_req, challenge, confirm, general, polling, revoke
 from cmpd.handlers.base import Handler
+from cmpd.protection.base import VerifiedRequest
 
 HANDLERS: Final[dict[str, Handler]] = {
     "ir": cert_req.handle,
@@ -21,3 +22,8 @@ HANDLERS: Final[dict[str, Handler]] = {
 
 ANNOUNCEMENTS: Final = frozenset({"ckuann", "cann", "rann", "crlann"})
 """Bodies that have no answer in CMP (RFC 9810 sections 5.3.13 to 5.3.16); cmpd takes note of them in its log."""
+
+
+def handler_of(verified: VerifiedRequest) -> Handler:
+    """What answers a request whose body is in HANDLERS."""
+    return HANDLERS[verified.envelope.body_name] if verified.kem_fault is None else confirm.handle_kem_fault

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import field
 from typing import Protocol
 
+from cmpd.asn1 import oids
 from cmpd.ca import CertificateAuthority
 from cmpd.changes import Change
 from cmpd.config import EnrolmentConfig
@@ -11,9 +12,12 @@ from cmpd.config_status import RevocationConfig
 from cmpd.env import Env
 from cmpd.frozen import frozen
 from cmpd.handlers.attempts import Attempts
+from cmpd.handlers.kem_secrets import seal_secrets
+from cmpd.keeping import SecretSealer
+from cmpd.name_constraints import MatchForm
 from cmpd.origin import Origin, Waiting
 from cmpd.profiles import Profile
-from cmpd.protection.base import Offload, ProtectionPolicy, VerifiedRequest
+from cmpd.protection.base import AgreementKey, KemKey, Offload, ProtectionPolicy, VerifiedRequest
 from cmpd.records import CertificateState, TransactionRecord, TransactionState
 from cmpd.store.base import Store
 from cmpd.transaction import CONTINUES
@@ -29,13 +33,6 @@ class CrlSource(Protocol):
     @property
     def delta(self) -> bytes | None:
         """DER of the delta CRL, None if there is none."""
-
-
-class PassphraseSealer(Protocol):
-    """Seals what the store keeps (store/sealing.py)."""
-
-    def seal(self, secret: bytes, reference: str, /) -> bytes:
-        """The sealed secret."""
 
 
 class Recipient(Protocol):
@@ -59,10 +56,11 @@ def _nobody() -> None:
 
 @frozen
 class Service:
-    """What handlers work with; made once by the daemon. `reserved_names`: texts of Names that nobody gets, folded.
+    """What handlers work with; made once by the daemon. `reserved_names`: Names that nobody gets.
 
-    `status_changed` is called when a revocation, suspension or resumption is durable: CRLs are due. `crls`, `sealer`
-    and `recipient` are None where the configuration has no place for them. `offload` runs derivations of more than
+    `status_changed` is called when a revocation, suspension or resumption is durable: CRLs are due. `crls`, `sealer`,
+    `recipient`, `agreement` and `kem` are None where the configuration has no place for them. `kem_only`: answers that
+    would be signed are protected by `kem` instead. `offload` runs derivations of more than
     `protection.inline_iterations`; None = inline.
     """
 
@@ -71,15 +69,18 @@ class Service:
     ca: CertificateAuthority
     profiles: Mapping[str, Profile]
     enrolment: EnrolmentConfig
-    reserved_names: frozenset[str] = frozenset()
+    reserved_names: frozenset[MatchForm] = frozenset()
     revocation: RevocationConfig = RevocationConfig()
     status_changed: Callable[[], None] = _nobody
     crls: CrlSource | None = None
-    sealer: PassphraseSealer | None = field(default=None, repr=False)
+    sealer: SecretSealer | None = field(default=None, repr=False)
     recipient: Recipient | None = field(default=None, repr=False)
     protection: ProtectionPolicy = ProtectionPolicy()
     offload: Offload | None = None
     attempts: Attempts = field(default_factory=Attempts, repr=False)
+    agreement: AgreementKey | None = field(default=None, repr=False)
+    kem: KemKey | None = field(default=None, repr=False)
+    kem_only: bool = False
 
 
 class Claim:
@@ -117,7 +118,7 @@ class Context:
         self, state: TransactionState = TransactionState.ENDED, *, keeps_id: bool = False
     ) -> TransactionRecord:
         """The record of the transaction that this request begins."""
-        requester = self.request.requester
+        requester, kem = self.request.requester, self.request.kem
         now = int(self.service.env.now())
         return TransactionRecord(
             id=self.transaction_id,
@@ -127,9 +128,19 @@ class Context:
             body=self.request.envelope.body_name,
             started_at=now,
             server_nonce=self.nonce,
+            sender_certificate=requester.certificate if kem is not None else None,  # a repeat is verified with it
             ended_at=now if state is TransactionState.ENDED else None,
+            kem_secrets=None if kem is None else seal_secrets(self.service.sealer, self.transaction_id, kem),
+            mac_parameters=None if self.strict else self._mac_parameters,
             keeps_id=keeps_id,
         )
+
+    @property
+    def _mac_parameters(self) -> bytes | None:
+        """The protectionAlg of a PasswordBasedMac, if another message may have the same."""
+        algorithm = self.request.envelope.header.protection_alg
+        fit = algorithm is not None and oids.PASSWORD_BASED_MAC in algorithm and self.request.protector.renewed is None
+        return algorithm if fit else None
 
     @property
     def strict(self) -> bool:

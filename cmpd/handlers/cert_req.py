@@ -29,12 +29,13 @@ from cmpd.changes import (
     ReturnUse,
     TakeUse,
 )
-from cmpd.controls import check_controls
+from cmpd.controls import check_controls, unused_wishes, with_modifications
 from cmpd.errors import BadCertTemplate, CmpError, DuplicateCertReq, NotAuthorized, StoreConflict
 from cmpd.frozen import frozen
 from cmpd.handlers.base import Context, Reply
 from cmpd.handlers.proving import check_answer, encrypt_certificate, make_challenges
-from cmpd.handlers.shape import check_number, check_shape
+from cmpd.handlers.shape import check_number, check_shape, unreadable
+from cmpd.handlers.sharing import find_shared_key, warn_of_shared_keys
 from cmpd.handlers.waiting import ANSWERS, add_waiting, approved_profiles, needs_approval, not_ready
 from cmpd.lifecycle import NEXT as CERTIFICATE_NEXT
 from cmpd.lifecycle import Event as CertificateEvent
@@ -52,13 +53,9 @@ from cmpd.policy import (
 )
 from cmpd.pop import Proof
 from cmpd.profiles import Grant, load_public_key
-from cmpd.records import (
-    CertificateState,
-    Intent,
-    TransactionState,
-)
+from cmpd.records import CertificateState, Intent, TransactionState
 from cmpd.replies import CertResponse, cert_rep_body
-from cmpd.requests import P10CR_ID, CertRequest, read_cert_req_messages, read_extensions, read_p10cr
+from cmpd.requests import CertRequest, read_cert_req_messages, read_extensions, read_p10cr
 from cmpd.transaction import NEXT as TRANSACTION_NEXT
 from cmpd.transaction import Event as TransactionEvent
 
@@ -79,7 +76,7 @@ async def handle(context: Context) -> Reply:
     implicit = envelope.header.implicit_confirm
     if envelope.body_name == "kur":
         check_update(requester, envelope.protection)
-    decisions = _decide_all(context, envelope)
+    decisions = await _decide_all(context, envelope)
     if needs_approval(context, [d.grant for d in decisions]):
         return await _wait(context, decisions)
     if context.proven is None and (wanted := _challenged(decisions)):
@@ -96,8 +93,10 @@ async def handle(context: Context) -> Reply:
             raise
         return _reject_granted(context, decisions, conflict.reason)
     context.claim.undo = lambda: _undo(context, intents)
+    shared = [(i, found) for i in intents if (found := await find_shared_key(context, i, grants[i.cert_req_id].claims))]
     signed = {intent.cert_req_id: await context.service.ca.sign(intent) for intent in intents}
-    return _grant(context, decisions, intents, signed, implicit_asked=implicit)
+    reply = _grant(context, decisions, intents, signed, implicit_asked=implicit)
+    return warn_of_shared_keys(context, reply, shared) if shared else reply
 
 
 _CONFLICTS: Final[dict[str, CmpError]] = {
@@ -141,11 +140,12 @@ def _challenged(decisions: list[_Decision]) -> dict[int, bytes]:
 def _challenge(context: Context, wanted: dict[int, bytes]) -> Reply:
     """Nothing is decided before popdecr; the request is kept until then."""
     body, kept = make_challenges(context, wanted)
+    most = context.service.enrolment.max_waiting
     return Reply(
         BODY_TYPES["popdecc"],
         body,
-        (begin(context, TransactionState.CHALLENGED, kept.expires_at), AddChallenge(kept)),
-        rev_passphrase=context.record is not None and _brought_passphrase(context),
+        (begin(context, TransactionState.CHALLENGED, kept.expires_at), AddChallenge(kept, most)),
+        rev_passphrase=_took_passphrase(context),
         after_write=lambda: audit.challenge_sent(kept, context.request.requester.entity.reference),
     )
 
@@ -160,7 +160,7 @@ def reject_all(context: Context, fault: CmpError) -> Reply:
     try:
         requests = _read(context.request.envelope, _limit(context))
     except CmpError:
-        requests = (_unreadable(context.request.envelope),)
+        requests = unreadable(context.request.envelope, context.strict, _limit(context))
     return _reject(context, [_Decision(request, fault=fault) for request in requests])
 
 
@@ -198,24 +198,24 @@ def begin(context: Context, state: TransactionState, confirm_by: int | None = No
 # --- deciding ------------------------------------------------------------------------------------------------------
 
 
-def _decide_all(context: Context, envelope: Envelope) -> list[_Decision]:
-    """A body that cannot be read is rejected in the answer of its kind (RFC 9483 section 3.6.2), under certReqId 0."""
+async def _decide_all(context: Context, envelope: Envelope) -> list[_Decision]:
+    """A body that cannot be read is rejected in the answer of its kind (RFC 9483 section 3.6.2)."""
     try:
+        check_number(envelope, context.strict)
         requests = _read(envelope, _limit(context))
-        check_number(requests, context.strict)
     except CmpError as fault:
-        return [_Decision(_unreadable(envelope), fault=fault)]
+        return [_Decision(one, fault=fault) for one in unreadable(envelope, context.strict, _limit(context))]
     if context.record is not None and context.record.waiting is not None:
         approved = approved_profiles(context.record.waiting, len(requests))
-        return [_decide_approved(context, *pair) for pair in zip(requests, approved, strict=True)]
+        return [await _decide_approved(context, *pair) for pair in zip(requests, approved, strict=True)]
     profiles = check_profiles(envelope.header, len(requests))
     unnamed = [context.origin.profile] * (len(requests) - len(profiles))
-    return [_decide(context, *pair) for pair in zip(requests, (*profiles, *unnamed), strict=True)]
+    return [await _decide(context, *pair) for pair in zip(requests, (*profiles, *unnamed), strict=True)]
 
 
-def _decide_approved(context: Context, request: CertRequest, profile: str) -> _Decision:
+async def _decide_approved(context: Context, request: CertRequest, profile: str) -> _Decision:
     """As `_decide`, but nothing is granted that the operator has not seen."""
-    decision = _decide(context, request, profile)
+    decision = await _decide(context, request, profile)
     if profile or decision.grant is None:
         return decision
     fault = NotAuthorized("request: it could not be granted when it came, so the operator has not approved it")
@@ -226,22 +226,19 @@ def _limit(context: Context) -> int:
     return context.service.enrolment.max_requests_per_message
 
 
-def _unreadable(envelope: Envelope) -> CertRequest:
-    return CertRequest.unreadable(P10CR_ID if envelope.body_name == "p10cr" else 0)
-
-
 def _read(envelope: Envelope, limit: int) -> tuple[CertRequest, ...]:
     if envelope.body_name == "p10cr":
         return (read_p10cr(envelope.body),)
     return read_cert_req_messages(envelope.body, limit)
 
 
-def _decide(context: Context, request: CertRequest, wanted_profile: str) -> _Decision:
+async def _decide(context: Context, request: CertRequest, wanted_profile: str) -> _Decision:
     service, verified = context.service, context.request
     requester, body = verified.requester, verified.envelope.body_name
     now = service.env.now()
     try:
-        check_shape(request, body, context.strict)
+        asked = with_modifications(request)
+        check_shape(asked, body, context.strict)
         check_expiry(requester, now)
         check_controls(request, body, requester)
         name = choose_profile(
@@ -252,21 +249,30 @@ def _decide(context: Context, request: CertRequest, wanted_profile: str) -> _Dec
             service.enrolment.default_profile,
             of_door=context.origin.door.profile,
         )
-        check_issuer(request, service.ca.name, requester)
-        names = allow(request, body, requester, service.enrolment.certificate_holder_may_ask_for)
+        check_issuer(asked, service.ca.name, requester)
+        names = allow(asked, body, requester, service.enrolment.certificate_holder_may_ask_for)
         key = load_public_key(request.template.public_key)
-        proof = pop.verify(request, key, verified)
+        proof = pop.verify(request, key, verified, service.protection)
+        if proof is Proof.AGREED:
+            await pop.verify_agreed(request, key, service.agreement, service.protection)
         check_answer(context, request, proof)
         held_key = outline(requester.certificate).public_key if body == "kur" and requester.certificate else None
         profile = service.profiles[name]
         grant = profile.grant(
-            request.template, key, names.subject, names.extensions, int(now), held_key=held_key, serial=names.serial
+            asked.template,
+            key,
+            names.subject,
+            names.extensions,
+            int(now),
+            issuer=service.ca.issuer,
+            held_key=held_key,
+            serial=names.serial,
         )
         if proof is not Proof.DONE:
             pop.check_usage(key, read_extensions(grant.extensions, 0, len(grant.extensions)))
-        check_reserved(grant.subject_text, service.reserved_names)
-        if names.changes:
-            grant = replace(grant, changes=(*names.changes, *grant.changes))
+        check_reserved(grant.subject, service.reserved_names)
+        if changes := (*names.changes, *unused_wishes(request)):
+            grant = replace(grant, changes=(*changes, *grant.changes))
         grant = service.ca.bound(grant)
     except CmpError as fault:
         return _Decision(request, fault=fault)
@@ -362,14 +368,15 @@ def _grant(
         tuple(changes),
         implicit_confirm=implicit,
         confirm_wait=confirm_by if awaited else None,
-        rev_passphrase=context.record is not None and _brought_passphrase(context),
+        rev_passphrase=_took_passphrase(context),
         extra_certs=service.ca.issuing_chain,
         after_write=lambda: _audit(context, decisions, intents, state),
     )
 
 
-def _brought_passphrase(context: Context) -> bool:
-    return context.request.envelope.header.info(ID_IT_REV_PASSPHRASE) is not None
+def _took_passphrase(context: Context) -> bool:
+    """Whether the request had a revocation passphrase with it when it first came: the answer says that it was taken."""
+    return context.record is not None and context.request.envelope.header.info(ID_IT_REV_PASSPHRASE) is not None
 
 
 def _response(context: Context, decision: _Decision, signed: dict[int, bytes]) -> CertResponse:
@@ -401,7 +408,7 @@ def _reject(context: Context, decisions: list[_Decision]) -> Reply:
         _answer_type(context),
         cert_rep_body([_response(context, decision, {}) for decision in decisions], ()),
         (begin(context, TransactionState.ENDED),),
-        rev_passphrase=context.record is not None and _brought_passphrase(context),
+        rev_passphrase=_took_passphrase(context),
         after_write=lambda: _audit(context, decisions),
     )
 

@@ -13,6 +13,7 @@ from cmpd.asn1.der import DerError
 from cmpd.errors import BadDataFormat, BadPop, CmpError, SystemFailure, SystemUnavail, UnsupportedVersion
 from cmpd.handlers import cert_req
 from cmpd.handlers.base import Context, Reply
+from cmpd.keeping import open_request
 from cmpd.message import decode
 from cmpd.records import OpenChallenge, TransactionState
 from cmpd.replies import error_body
@@ -28,7 +29,7 @@ async def handle(context: Context) -> Reply:
     kept = record.challenge
     if kept is None:
         raise SystemFailure("challenge: want the one of popdecc, have none on record")
-    original = decode(kept.request)
+    original = decode(open_request(context.service.sealer, kept))
     want, have = original.header.pvno, envelope.header.pvno
     if want != have:  # what is encrypted in the answer depends on it
         raise UnsupportedVersion(f"pvno: want {want} as in the request, have {have} (RFC 9810 section 7)")

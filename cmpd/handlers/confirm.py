@@ -120,14 +120,35 @@ async def handle_pkiconf(context: Context) -> Reply:
 async def handle_error(context: Context) -> Reply:
     """The answer to an error from a client: pkiconf. If certConf was awaited, the certificates are rejected; a request
     that waits for an operator waits no more.
+
+    Nobody else gets a pkiconf with this transactionID: it could be passed off as the answer to certConf.
     """
     load_strict(ErrorMsgContent, context.request.envelope.body, noun="ErrorMsgContent")
     body_type, body = pkiconf_body()
-    if context.record is None or (context.record.state, TransactionEvent.ERROR) not in TRANSACTION_NEXT:
+    is_own = context.record is None or context.record.credential == context.request.requester.credential
+    if is_own and not _ends_by_error(context.record):
         return Reply(body_type, body)  # nothing hangs on it any more
     record = _continue(context, TransactionEvent.ERROR)
     changes, after_write = _decide(context.service, record, set(), context.nonce, TransactionEvent.ERROR)
     return Reply(body_type, body, changes, after_write=after_write)
+
+
+async def handle_kem_fault(context: Context) -> Reply:
+    """The answer to a message with a KEM ciphertext that is none: what is wrong, and nothing goes on after it (RFC 9810
+    section 5.1.3.4), as if the client had given up.
+    """
+    fault, verified = context.request.kem_fault, context.request
+    assert fault is not None  # noqa: S101 -- for the type checker: handler_of has looked
+    if not _ends_by_error(context.record):
+        raise fault
+    record = _continue(context, TransactionEvent.ERROR)
+    audit.request_rejected(verified.envelope.body_name, record.id, verified.requester.entity.reference, fault)
+    changes, after_write = _decide(context.service, record, set(), context.nonce, TransactionEvent.ERROR)
+    return Reply(*error_body(fault), changes, after_write=after_write)
+
+
+def _ends_by_error(record: TransactionRecord | None) -> bool:
+    return record is not None and (record.state, TransactionEvent.ERROR) in TRANSACTION_NEXT
 
 
 async def lapse(service: Service, limit: int = 512) -> int:
@@ -169,7 +190,9 @@ def _check_hash(certificate: CertificateRecord, status: CertStatus) -> None:
     if status.hash_alg is not None:
         wanted = hash_by_algorithm(status.hash_alg, octets)
         if wanted is None:
-            raise BadAlg("CertStatus.hashAlg: want SHA-2 or SHA-3 of 256 bits or more, or SHAKE, have another")
+            raise BadAlg(
+                "CertStatus.hashAlg: want SHA-2, or SHA-3 or SHAKE without parameters, of 256 bits or more, have other"
+            )
     else:
         wanted = certificate_hash(octets)
         if wanted is None:

@@ -19,13 +19,15 @@ from cmpd.asn1.oids import contents
 from cmpd.asn1.strict import load_strict
 from cmpd.changes import Change, OpenTransaction
 from cmpd.config_status import CRL_PATH
-from cmpd.errors import BadDataFormat, BadRequest
+from cmpd.errors import BadDataFormat, BadRequest, TransactionIdInUse
 from cmpd.frozen import frozen
 from cmpd.handlers.base import Context, Reply
 from cmpd.handlers.passphrase import receive
 from cmpd.message import BODY_TYPES, ID_IT_REV_PASSPHRASE, InfoTypeAndValue
+from cmpd.records import TransactionState
 from cmpd.requests import read_time
 from cmpd.strictness import RULES
+from cmpd.transaction import ID_IN_USE
 
 MAX_ITEMS: Final = 16
 """Most items of one genm, and most sources in one crlStatusList."""
@@ -50,10 +52,7 @@ class _Answer:
 async def handle(context: Context) -> Reply:
     """The answer to a genm. What cannot be read, or is wrong for its infoType, is refused as a whole."""
     envelope = context.request.envelope
-    asked = _read(envelope.body)
-    RULES["a genm has at most one infoType"].hold(
-        context.strict, len(asked) < 2, f"GenMsgContent: want one infoType, have {len(asked)}"
-    )
+    asked = _read(envelope.body, context.strict)
     items = asked or _everything(context)
     answers = [await INFO_TYPES[item.type](context, item.value) for item in items if item.type in INFO_TYPES]
     unknown = [der.tlv(der.OID, item.type) for item in items if item.type not in INFO_TYPES]
@@ -62,14 +61,29 @@ async def handle(context: Context) -> Reply:
     changes = [change for answer in answers for change in answer.changes]
     if any(item.type == ID_IT_REV_PASSPHRASE for item in (*items, *envelope.header.general_info)):
         changes.insert(0, OpenTransaction(context.transaction()))
+    else:
+        await _check_id(context)
     return Reply(BODY_TYPES["genp"], der.seq(*(answer.item for answer in answers)), tuple(changes))
 
 
-def _read(body: bytes) -> tuple[InfoTypeAndValue, ...]:
-    """The items of a GenMsgContent; BadDataFormat."""
+async def _check_id(context: Context) -> None:
+    """What only reads claims no transactionID, but must not have that of another operation (RFC 9483 section 5.1)."""
+    record = await context.service.store.find_transaction(context.transaction_id)
+    if record is not None and record.state is not TransactionState.ENDED:
+        raise TransactionIdInUse(ID_IN_USE)
+
+
+def _read(body: bytes, strict: bool) -> tuple[InfoTypeAndValue, ...]:
+    """The items of a GenMsgContent; BadDataFormat, BadRequest."""
     try:
         start, stop = der.expect(body, 0, len(body), der.SEQUENCE, "genm")
-        items = tuple(_read_item(body, *child) for child in der.children(body, start, stop, MAX_ITEMS))
+        found = der.children(body, start, stop)
+        RULES["a genm has at most one infoType"].hold(
+            strict, len(found) < 2, f"GenMsgContent: want one infoType, have {len(found)}"
+        )
+        if len(found) > MAX_ITEMS:
+            raise BadRequest(f"GenMsgContent: want at most {MAX_ITEMS} infoTypes, have {len(found)}")
+        items = tuple(_read_item(body, *child) for child in found)
     except DerError as fault:
         raise BadDataFormat(f"GenMsgContent: {fault}") from None
     known = [item.type for item in items if item.type in INFO_TYPES]
@@ -127,6 +141,9 @@ async def _newer_crls(context: Context, value: bytes | None) -> _Answer:
     if value is None:
         raise BadDataFormat("crlStatusList: want CRLStatusList, have no infoValue")
     statuses = load_strict(CRLStatusList, value, noun="crlStatusList")
+    RULES["crlStatusList has one source"].hold(
+        context.strict, len(statuses) == 1, f"crlStatusList: want one source, have {len(statuses)}"
+    )
     if len(statuses) > MAX_ITEMS:
         raise BadRequest(f"crlStatusList: want at most {MAX_ITEMS} sources, have {len(statuses)}")
     crl = _crl(context)

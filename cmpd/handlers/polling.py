@@ -21,6 +21,7 @@ from cmpd.errors import BadCertId, BadDataFormat, CmpError, NotAuthorized, Syste
 from cmpd.handlers import cert_req
 from cmpd.handlers.base import Context, Reply
 from cmpd.handlers.waiting import TEXT, not_ready, poll_nonce
+from cmpd.keeping import open_request
 from cmpd.message import BODY_TYPES, decode
 from cmpd.records import Decision, Requester, TransactionRecord, TransactionState, WaitingRequest
 from cmpd.replies import error_body, poll_rep_body
@@ -52,11 +53,9 @@ async def handle(context: Context) -> Reply:
     record = check_continues(context.record, Event.POLL, envelope.header, credential, answered_by=nonce)
     if kept is None or nonce is None:  # in WAITING there is one
         raise SystemFailure("request: want the one that waits, have none on record")
-    original = replace(context, request=replace(context.request, envelope=decode(kept.request)))
-    ids = _read(envelope.body, cert_req.cert_req_ids(original))
-    RULES["pollReq has one certReqId"].hold(
-        context.strict, len(ids) == 1, f"PollReqContent: want one certReqId, have {len(ids)}"
-    )
+    request = decode(open_request(context.service.sealer, kept))
+    original = replace(context, request=replace(context.request, envelope=request))
+    ids = _read(envelope.body, cert_req.cert_req_ids(original), context.strict)
     if is_decided(kept, context.service.env.now()):
         reply = await _finish(original, kept)
         return replace(reply, kept_as=(sha256(envelope.der).digest(), kept.digest))
@@ -139,12 +138,18 @@ def _told(waiting: WaitingRequest, expired: bool, address: str, then: Callable[[
 # --- PollReqContent ---------------------------------------------------------------------------------------------------
 
 
-def _read(body: bytes, known: tuple[int, ...]) -> tuple[int, ...]:
-    """The certReqIds of a pollReq, all of them of the request that waits; BadDataFormat, BadCertId."""
+def _read(body: bytes, known: tuple[int, ...], strict: bool) -> tuple[int, ...]:
+    """The certReqIds of a pollReq, all of them of the request that waits; BadDataFormat, BadCertId, BadRequest."""
     allowed = {_WHOLE, *known, *((0,) if P10CR_ID in known else ())}
     try:
         start, stop = der.expect(body, 0, len(body), der.SEQUENCE, "PollReqContent")
-        found = tuple(_read_one(body, *item) for item in der.children(body, start, stop, len(allowed)))
+        items = der.children(body, start, stop)
+        RULES["pollReq has one certReqId"].hold(
+            strict, len(items) < 2, f"PollReqContent: want one certReqId, have {len(items)}"
+        )
+        if len(items) > len(allowed):
+            raise DerError(f"want at most {len(allowed)} certReqIds, have {len(items)}")
+        found = tuple(_read_one(body, *item) for item in items)
     except DerError as fault:
         raise BadDataFormat(f"PollReqContent: {fault}") from None
     if not found or len(set(found)) != len(found):

@@ -12,11 +12,12 @@ from typing import Final, cast
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from cmpd.asn1 import der
-from cmpd.asn1.names import COMMON_NAME, read_name
+from cmpd.asn1.names import COMMON_NAME, DIRECTORY_NAME, NULL_DN, read_name
 from cmpd.cms import EncryptionPublicKey, RecipientId, encrypted_value_for_key, envelope_for_key
 from cmpd.errors import BadPop
 from cmpd.handlers.base import Context
-from cmpd.message import HIGHEST_PVNO, NULL_DN
+from cmpd.keeping import seal_request
+from cmpd.message import HIGHEST_PVNO
 from cmpd.pop import Proof
 from cmpd.profiles import load_public_key
 from cmpd.profiles.extensions import key_identifier
@@ -53,14 +54,14 @@ def make_challenges(context: Context, wanted: Mapping[int, bytes]) -> tuple[byte
             challenges.append(Challenge(witness, encrypted, raw=True))
         else:
             rand = der.seq(integer, context.request.protector.sender)
-            recipient = RecipientId(issuer=NULL_DN[2:], serial=der.encode_integer(cert_req_id)[2:])
+            recipient = RecipientId(issuer=NULL_DN, serial=der.encode_integer(cert_req_id)[2:])
             enveloped = envelope_for_key(rand, cast(EncryptionPublicKey, key), recipient, env)
             inner = der.header(enveloped, 0, len(enveloped))[1]
             challenges.append(Challenge(witness, der.tlv(der.SEQUENCE, enveloped[inner:])))
         expected.append((cert_req_id, witness))
     expires_at = int(env.now()) + enrolment.confirm_wait
-    kept = OpenChallenge(context.transaction_id, tuple(expected), expires_at, envelope.der)
-    return challenge_body(challenges), kept
+    request = seal_request(context.service.sealer, context.transaction_id, envelope.der)
+    return challenge_body(challenges), OpenChallenge(context.transaction_id, tuple(expected), expires_at, request)
 
 
 def _encrypt_rand(key: rsa.RSAPublicKey, integer: bytes, sender: bytes) -> bytes:
@@ -75,7 +76,7 @@ def _encrypt_rand(key: rsa.RSAPublicKey, integer: bytes, sender: bytes) -> bytes
 
 def _common_name(sender: bytes) -> bytes:
     """A GeneralName with the commonName alone of a directoryName."""
-    if sender[0] != 0xA4:
+    if sender[0] != DIRECTORY_NAME:
         return sender
     pos = der.header(sender, 0, len(sender))[1]
     start, stop = der.expect(sender, pos, len(sender), der.SEQUENCE, "Name")

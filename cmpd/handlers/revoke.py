@@ -81,7 +81,7 @@ async def handle(context: Context) -> Reply:
     changes = [decision.change for decision in decisions if decision.change is not None]
     return Reply(
         BODY_TYPES["rp"],
-        rev_rep_body([decision.result for decision in decisions]),
+        rev_rep_body([decision.result for decision in decisions], named=not context.strict),
         # Also what was refused may not come again later, when it would be granted.
         (OpenTransaction(context.transaction(keeps_id=context.may_be_granted)), *changes),
         after_write=lambda: _tell(context, decisions),
@@ -111,10 +111,8 @@ def _tell(context: Context, decisions: Sequence[_Decision]) -> None:
 async def _decide_all(context: Context) -> list[_Decision]:
     """A body that cannot be read is one rejection in an rp (RFC 9483 section 3.6.2)."""
     try:
-        items = read_rev_req_content(context.request.envelope.body, context.service.revocation.max_per_message)
-        RULES["an rr has one RevDetails"].hold(
-            context.strict, len(items) == 1, f"RevReqContent: want one RevDetails, have {len(items)}"
-        )
+        limit = context.service.revocation.max_per_message
+        items = read_rev_req_content(context.request.envelope.body, limit, strict=context.strict)
     except CmpError as fault:
         return [_Decision(RevDetails(), fault=fault)]
     judge = _Judge(context)

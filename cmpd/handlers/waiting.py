@@ -11,10 +11,12 @@ from typing import Final
 
 from cmpd.changes import AddWaiting, Change
 from cmpd.handlers.base import Context, Reply
+from cmpd.keeping import seal_request
 from cmpd.message import BODY_TYPES
 from cmpd.origin import Waiting
 from cmpd.profiles import Grant
-from cmpd.profiles.extensions import OID_SAN, read_general_names
+from cmpd.profiles.alt_names import read_general_names
+from cmpd.profiles.extensions import OID_SAN
 from cmpd.records import Decision, WaitingRequest
 from cmpd.replies import CertResponse, cert_rep_body
 from cmpd.requests import read_extensions
@@ -24,6 +26,8 @@ TEXT: Final = "the request waits for an operator of the CA"
 WAITING_CONFLICTS: Final = {
     "too many waiting": "request: too many wait for an operator of the CA; try again later in a new transaction",
     "too many waiting of one": "request: too many of this requester wait for an operator of the CA; try again later",
+    "too many challenges": "popdecc: too many challenges wait for their popdecr; try again later in a new transaction",
+    "too many challenges of one": "popdecc: too many challenges of this requester wait for their popdecr; answer them",
 }
 """What the requester is told of a StoreConflict."""
 
@@ -53,7 +57,7 @@ def add_waiting(context: Context, grants: Sequence[Grant | None]) -> AddWaiting:
         transaction_id=context.transaction_id,
         reference=int.from_bytes(env.random(4), "big") or 1,
         digest=sha256(envelope.der).digest(),
-        request=envelope.der,
+        request=seal_request(context.service.sealer, context.transaction_id, envelope.der),
         body=envelope.body_name,
         entity_id=context.request.requester.entity.id,
         profile=_profiles(grants),

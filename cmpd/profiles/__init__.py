@@ -15,14 +15,15 @@ from cmpd.changes import Claim
 from cmpd.config_profiles import ProfileConfig
 from cmpd.config_values import duration_text
 from cmpd.errors import BadCertTemplate
-from cmpd.name_constraints import match_form
-from cmpd.profiles.base import Grant, Wish, check_key, load_public_key
-from cmpd.profiles.extensions import build_extensions, read_general_names
+from cmpd.name_constraints import match_form, match_general_names
+from cmpd.profiles.base import Grant, Issuer, Wish, check_key, load_public_key
+from cmpd.profiles.extensions import build_extensions
 from cmpd.profiles.prepared import Prepared, prepare
 from cmpd.profiles.subject import complete_subject, read_subject
+from cmpd.public_keys import key_identity
 from cmpd.requests import Extension, Template
 
-__all__ = ["Grant", "Profile", "load_public_key"]
+__all__ = ["Grant", "Issuer", "Profile", "load_public_key"]
 
 _EMAIL_ADDRESS: Final = ATTRIBUTE_TYPES["emailAddress"].oid
 
@@ -46,19 +47,19 @@ class Profile:
         extensions: tuple[Extension, ...],
         now: int,
         *,
+        issuer: Issuer,
         held_key: bytes | None = None,
         serial: bytes | None = None,
     ) -> Grant:
         """What the certificate will be; BadCertTemplate where the profile does not allow it.
 
         `subject` and `extensions` are those of the template, or what policy put in their place. `now`: Unix seconds.
-        `held_key`: the SubjectPublicKeyInfo of the certificate that a kur updates. `serial`: the serial number that the
-        template names, of a requester who may choose it (policy.py); contents octets.
+        `issuer`: what the CA adds. `held_key`: the SubjectPublicKeyInfo of the certificate that a kur updates.
+        `serial`: the serial number of the template, if its requester may choose it (policy.py); contents octets.
         """
         self._check_fields(template, serial)
         public_key = template.public_key or b""
-        if held_key is not None and not self.rules.allow_key_reuse and load_public_key(held_key) == key:
-            raise BadCertTemplate("CertTemplate.publicKey: want a new key, have that of the certificate to be updated")
+        self._check_new(key, public_key, held_key)
         kind = check_key(key, self.rules)
         prepared, changes = self.prepared, list[str]()
         name = read_subject(subject, self.rules, prepared.subject)
@@ -70,6 +71,7 @@ class Profile:
         wish = Wish(
             rules=self.rules,
             prepared=prepared,
+            issuer=issuer,
             key_kind=kind,
             public_key=public_key,
             subject_is_empty=not name,
@@ -79,7 +81,7 @@ class Profile:
             changes=changes,
         )
         made = build_extensions(wish)
-        not_before, not_after = self._validity(template, now, changes)
+        not_before, not_after, asked = self._validity(template, now, changes)
         return Grant(
             profile=self.name,
             subject=subject,
@@ -89,24 +91,32 @@ class Profile:
             not_after=not_after,
             extensions=made,
             changes=tuple(changes),
-            validity_asked=self.rules.max_validity is not None and _asks_for_validity(template),
+            validity_asked=asked,
+            min_validity=(self.rules.min_validity or 0) if asked else 0,
             san=wish.san,
             is_ca=self.rules.ca,
             locations=prepared.locations,
             serial=serial,
-            claims=self._claims(name, public_key, wish.san),
+            claims=self._claims(name, key, wish),
         )
 
-    def _claims(self, name: Name, public_key: bytes, san: bytes | None) -> tuple[Claim, ...]:
-        """What the certificate wants for itself."""
+    def _claims(self, name: Name, key: PublicKeyTypes, wish: Wish) -> tuple[Claim, ...]:
+        """What the certificate wants for itself. An RSA modulus is always remembered: two who have it know each other's
+        secret, and devices without random numbers make that happen.
+        """
         rules, claims = self.rules, list[Claim]()
         if rules.unique_subject:
-            holder = repr(match_form(name) if name else sorted(read_general_names(san or b"")))
+            holder = repr(match_form(name) if name else match_general_names(wish.san or b""))
             claims.append(Claim("subject", sha256(f"subject {self.name} {holder}".encode()).digest()))
-        if rules.key_sharing != "any":
-            digest = sha256(b"key " + public_key).digest()
-            claims.append(Claim("key", digest, alone=rules.key_sharing == "none"))
+        if rules.key_sharing != "any" or wish.key_kind == "rsa":
+            digest = sha256(b"key " + key_identity(key, wish.public_key)).digest()
+            binding = rules.key_sharing in ("entity", "none")
+            claims.append(Claim("key", digest, alone=rules.key_sharing == "none", binding=binding))
         return tuple(claims)
+
+    def _check_new(self, key: PublicKeyTypes, public_key: bytes, held_key: bytes | None) -> None:
+        if held_key is not None and not self.rules.allow_key_reuse and _same_key(key, public_key, held_key):
+            raise BadCertTemplate("CertTemplate.publicKey: want a new key, have that of the certificate to be updated")
 
     def _check_fields(self, template: Template, serial: bytes | None) -> None:
         """The fields that RFC 4211 section 5 and RFC 9483 section 4.1.1 forbid in a certification request."""
@@ -119,16 +129,16 @@ class Profile:
         if template.version not in (None, 2):
             raise BadCertTemplate(f"CertTemplate.version: want 2 (v3) or none, have {template.version}")
 
-    def _validity(self, template: Template, now: int, changes: list[str]) -> tuple[int, int]:
-        """The validity in Unix seconds. The CA bounds it further by its own (ca.py)."""
+    def _validity(self, template: Template, now: int, changes: list[str]) -> tuple[int, int, bool]:
+        """The validity in Unix seconds, bounded further by the CA (ca.py), and whether the request chose it."""
         rules = self.rules
         earliest = now - rules.backdate
-        if not _asks_for_validity(template):
-            return earliest, now + rules.validity
+        first, last = template.not_before, template.not_after
+        if first is None and last is None:
+            return earliest, now + rules.validity, False
         if rules.max_validity is None:
             changes.append("validity is the profile's")
-            return earliest, now + rules.validity
-        first, last = template.not_before, template.not_after
+            return earliest, now + rules.validity, False
         not_before = earliest if first is None else max(earliest, first)
         not_after = min(not_before + rules.validity if last is None else last, now + rules.max_validity)
         if not_after <= max(now, not_before):
@@ -144,8 +154,8 @@ class Profile:
             changes.append("validity begins later")
         if last not in (None, not_after):
             changes.append(f"validity ends earlier: the profile allows {duration_text(rules.max_validity)}")
-        return not_before, not_after
+        return not_before, not_after, True
 
 
-def _asks_for_validity(template: Template) -> bool:
-    return template.not_before is not None or template.not_after is not None
+def _same_key(key: PublicKeyTypes, info: bytes, held: bytes) -> bool:
+    return key_identity(key, info) == key_identity(load_public_key(held), held)

@@ -9,14 +9,14 @@ from typing import Final
 
 from cmpd.asn1 import der
 from cmpd.asn1.der import DerError
-from cmpd.asn1.names import name_text, read_name
+from cmpd.asn1.general_names import DNS_NAME, IP_ADDRESS, RFC822_NAME, URI
+from cmpd.asn1.names import DIRECTORY_NAME, name_text, read_name
 from cmpd.errors import BadCertTemplate
+from cmpd.name_syntax import check_name, is_dns, is_email, is_uri
 from cmpd.profiles.prepared import SanRules
-from cmpd.profiles.syntax import check_name, is_dns, is_email, is_uri
 
-EMAIL: Final = 0x81
-_URI, _DIRECTORY_NAME = 0x86, 0xA4  # tags of GeneralName
-_MAX_SAN_NAMES: Final = 100
+MAX_SAN_NAMES: Final = 100
+_IPV4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _MOST_SHOWN: Final = 80
 
 
@@ -24,7 +24,7 @@ def read_general_names(value: bytes) -> list[tuple[int, bytes]]:
     """(tag, contents) of each name in the DER of GeneralNames. Raises DerError."""
     der.check(value, 0, len(value))
     start, stop = der.expect(value, 0, len(value), der.SEQUENCE, "subjectAltName")
-    items = der.children(value, start, stop, _MAX_SAN_NAMES)
+    items = der.children(value, start, stop, MAX_SAN_NAMES)
     if stop != len(value) or not items:
         raise DerError("subjectAltName: want a SEQUENCE of at least one GeneralName")
     return [(tag, value[inner:after]) for tag, _, inner, after in items]
@@ -41,10 +41,17 @@ def check_san(value: bytes, allowed: tuple[str, ...]) -> list[tuple[int, bytes]]
             if is_good is None or kind not in allowed:
                 raise DerError(f"subjectAltName: want {', '.join(allowed) or 'none'}; have {kind or f'tag {tag:02X}'}")
             if not is_good(contents):
-                raise DerError(f"subjectAltName: not a valid {kind} name")
+                shown = ascii(contents[:_MOST_SHOWN].decode("latin-1"))
+                raise DerError(f"subjectAltName: not a valid {kind} name: {shown}")
     except DerError as fault:
-        raise BadCertTemplate(str(fault)) from None
+        raise malformed("subjectAltName", fault) from None
     return names
+
+
+def malformed(noun: str, fault: DerError) -> BadCertTemplate:
+    """What is wrong in the value of an extension; the text names it, and once."""
+    text = str(fault)
+    return BadCertTemplate(text if text.startswith(noun) else f"{noun}: {text}")
 
 
 def _is_text(contents: bytes, is_good: Callable[[str], bool]) -> bool:
@@ -52,7 +59,8 @@ def _is_text(contents: bytes, is_good: Callable[[str], bool]) -> bool:
 
 
 def _is_ip(contents: bytes) -> bool:
-    return len(contents) in (4, 16)
+    """An address without a mask. One of IPv4 has 4 octets: in 16 (::ffff:0:0/96) no rule for IPv4 would find it."""
+    return len(contents) in (4, 16) and not contents.startswith(_IPV4_MAPPED)
 
 
 def _is_directory_name(contents: bytes) -> bool:
@@ -62,11 +70,11 @@ def _is_directory_name(contents: bytes) -> bool:
 
 
 _SAN_KINDS: Final[dict[int, tuple[str, Callable[[bytes], bool]]]] = {
-    EMAIL: ("email", lambda contents: _is_text(contents, is_email)),
-    0x82: ("dns", lambda contents: _is_text(contents, is_dns)),
-    _URI: ("uri", lambda contents: _is_text(contents, is_uri)),
-    0x87: ("ip", _is_ip),
-    _DIRECTORY_NAME: ("dn", _is_directory_name),
+    RFC822_NAME: ("email", lambda contents: _is_text(contents, is_email)),
+    DNS_NAME: ("dns", lambda contents: _is_text(contents, is_dns)),
+    URI: ("uri", lambda contents: _is_text(contents, is_uri)),
+    IP_ADDRESS: ("ip", _is_ip),
+    DIRECTORY_NAME: ("dn", _is_directory_name),
 }
 
 

@@ -29,42 +29,29 @@ KEY_USAGE_BITS: Final = {
 }
 """KeyUsage's bits by name (RFC 5280 section 4.2.1.3)."""
 
-_SIGNS = frozenset({"digitalSignature", "nonRepudiation", "keyCertSign", "cRLSign"})
-_AGREES = frozenset({"keyAgreement", "encipherOnly", "decipherOnly"})
-_ENCIPHERS = frozenset({"keyEncipherment", "dataEncipherment"})
 
-KEY_CAN: Final = {
-    "rsa": _SIGNS | _ENCIPHERS,
-    "p256": _SIGNS | _AGREES,
-    "p384": _SIGNS | _AGREES,
-    "p521": _SIGNS | _AGREES,
-    "brainpoolP256r1": _SIGNS | _AGREES,
-    "brainpoolP384r1": _SIGNS | _AGREES,
-    "brainpoolP512r1": _SIGNS | _AGREES,
-    "ed25519": _SIGNS,
-    "ed448": _SIGNS,
-    "mldsa44": _SIGNS,
-    "mldsa65": _SIGNS,
-    "mldsa87": _SIGNS,
-    "x25519": _AGREES,
-    "x448": _AGREES,
-    "mlkem768": frozenset({"keyEncipherment"}),
-    "mlkem1024": frozenset({"keyEncipherment"}),
-}
-"""The key usages that make sense for a kind of key (RFC 3279 section 2.3, RFC 5480 section 3, RFC 8410 section 5,
-RFC 9881 section 5, RFC 9935 section 5)."""
+@frozen
+class Issuer:
+    """What the CA brings to a certificate. `extensions`: those that ca.py adds, AuthorityKeyIdentifier first;
+    `path_length`: how many CAs may be below the one that is certified, None: any.
+    """
+
+    extensions: tuple[Extension, ...] = ()
+    path_length: int | None = None
 
 
 @dataclass(slots=True)
 class Wish:
     """What is asked for, while the extensions are made. `extensions` by OID contents; builders note `changes`.
 
-    `emails`: the values of emailAddress in the subject. `san`: the subjectAltName that was made (DER of GeneralNames).
+    `issuer`: what the CA says of the certificate. `emails`: the values of emailAddress in the subject. `san`: the
+    subjectAltName that was made (DER of GeneralNames).
     `subject_is_empty`: in the certificate; `names_nobody`: in the request, so that subjectAltName has to.
     """
 
     rules: ProfileConfig
     prepared: Prepared
+    issuer: Issuer
     key_kind: str
     public_key: bytes
     subject_is_empty: bool
@@ -81,7 +68,8 @@ class Grant:
     aside. `changes`: what differs from the request, in words for the peer; empty = exactly as asked.
     `validity_asked`: whether the validity is what the request asked for, or what is left of that. `san`: DER of its
     GeneralNames, None without any. `locations`: in the place of the CA's own (ca.py), None: those. `serial`: contents
-    octets, None: the CA chooses. `claims`: what no other certificate may have.
+    octets, None: the CA chooses. `claims`: what no other certificate may have. `min_validity`: what
+    must be left of the validity, in seconds.
     """
 
     profile: str
@@ -98,6 +86,7 @@ class Grant:
     locations: bytes | None = None
     serial: bytes | None = None
     claims: tuple[Claim, ...] = ()
+    min_validity: int = 0
 
 
 def load_public_key(info: bytes | None) -> PublicKeyTypes:

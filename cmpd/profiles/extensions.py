@@ -2,8 +2,8 @@
 
 A builder looks at the wish (what was asked for, what the profile says) and gives the DER of one Extension, or None.
 What it leaves out or changes it notes for the peer (grantedWithMods); what it must not grant it refuses. What is
-constant is encoded once and kept. Extensions that are asked for and have no builder are left out, or refused when
-they are critical.
+constant is encoded once and kept. What the CA adds to every certificate (ca.py) may be asked for as well. Other
+extensions that have no builder are left out, or refused when they are critical.
 """
 
 import hashlib
@@ -13,28 +13,33 @@ from typing import Final
 
 from cmpd.asn1 import der
 from cmpd.asn1.der import DerError
+from cmpd.asn1.general_names import RFC822_NAME
+from cmpd.asn1.oids import contents
 from cmpd.config_status import CERTIFICATE_PATH, CRL_PATH, DELTA_PATH, OCSP_PATH
 from cmpd.config_values import EXTENDED_KEY_USAGES
 from cmpd.errors import BadCertTemplate, UnacceptedPolicy
-from cmpd.profiles.alt_names import _MAX_SAN_NAMES as _MAX_SAN_NAMES
-from cmpd.profiles.alt_names import EMAIL, check_rules, check_san
-from cmpd.profiles.alt_names import read_general_names as read_general_names
-from cmpd.profiles.base import KEY_CAN, KEY_USAGE_BITS, Wish
-from cmpd.profiles.prepared import OID_AUTHORITY_INFO_ACCESS as OID_AUTHORITY_INFO_ACCESS
-from cmpd.profiles.prepared import OID_CRL_DISTRIBUTION_POINTS as OID_CRL_DISTRIBUTION_POINTS
-from cmpd.profiles.prepared import OID_FRESHEST_CRL as OID_FRESHEST_CRL
-from cmpd.profiles.prepared import OID_POLICIES, encode_urls
-from cmpd.profiles.prepared import encode_extension as encode_extension
-from cmpd.requests import Extension
+from cmpd.profiles.alt_names import check_rules, check_san, malformed
+from cmpd.profiles.base import KEY_USAGE_BITS, Wish
+from cmpd.profiles.prepared import (
+    OID_AUTHORITY_INFO_ACCESS,
+    OID_CRL_DISTRIBUTION_POINTS,
+    OID_FRESHEST_CRL,
+    OID_NAME_CONSTRAINTS,
+    OID_POLICIES,
+    encode_extension,
+    encode_urls,
+)
+from cmpd.public_keys import KEY_CAN
+from cmpd.requests import Extension, read_extensions
 
-OID_SKI: Final = der.encode_oid("2.5.29.14")[2:]
-OID_KEY_USAGE: Final = der.encode_oid("2.5.29.15")[2:]
-OID_SAN: Final = der.encode_oid("2.5.29.17")[2:]
-OID_BASIC_CONSTRAINTS: Final = der.encode_oid("2.5.29.19")[2:]
-OID_AKI: Final = der.encode_oid("2.5.29.35")[2:]
-OID_EKU: Final = der.encode_oid("2.5.29.37")[2:]
+OID_SKI: Final = contents("2.5.29.14")
+OID_KEY_USAGE: Final = contents("2.5.29.15")
+OID_SAN: Final = contents("2.5.29.17")
+OID_BASIC_CONSTRAINTS: Final = contents("2.5.29.19")
+OID_AKI: Final = contents("2.5.29.35")
+OID_EKU: Final = contents("2.5.29.37")
 
-_TIME_STAMPING = EXTENDED_KEY_USAGES["timeStamping"]
+_TIME_STAMPING: Final = EXTENDED_KEY_USAGES["timeStamping"]
 
 
 def key_identifier(public_key: bytes) -> bytes:
@@ -59,29 +64,22 @@ def encode_locations(base_url: str, *, crl: bool, delta: bool, ocsp: bool) -> by
     )
 
 
-def _authority_key_identifier(wish: Wish) -> None:
-    """Ours comes from ca.py; what is asked for says nothing about the certificate's subject."""
-    wish.extensions.pop(OID_AKI, None)
-
-
 def _subject_key_identifier(wish: Wish) -> bytes:
     identifier = der.encode_octets(key_identifier(wish.public_key))
     asked = wish.extensions.pop(OID_SKI, None)
-    if asked is not None and asked.value != identifier:
+    if asked is not None and (asked.critical or asked.value != identifier):
         wish.changes.append("subjectKeyIdentifier is the CA's own")
     return encode_extension(OID_SKI, identifier)
 
 
 def _key_usage(wish: Wish) -> bytes:
     rules = wish.rules
-    forced = rules.key_usage_forced
+    forced = (*rules.key_usage_forced, "keyCertSign") if rules.ca else rules.key_usage_forced
     asked = wish.extensions.pop(OID_KEY_USAGE, None)
     if asked is None:
         return _grant_key_usage(None, wish.key_kind, rules.key_usage + forced, forced)[0]
     if rules.key_usage_forbidden:
         _refuse_forbidden("keyUsage", _usage_names(asked.value), rules.key_usage_forbidden)
-    if rules.ca:
-        forced = (*forced, "keyCertSign")
     granted, left_out, added = _grant_key_usage(asked.value, wish.key_kind, rules.key_usage_allowed, forced)
     if left_out:
         wish.changes.append(f"keyUsage without {left_out}")
@@ -148,7 +146,7 @@ def _read_named_bits(value: bytes) -> set[int]:
         if stop != len(value) or stop - start > 3:
             raise DerError("keyUsage: want a BIT STRING of at most 9 bits")
     except DerError as fault:
-        raise BadCertTemplate(str(fault)) from None
+        raise malformed("keyUsage", fault) from None
     octets = value[start + 1 : stop]
     if octets[1:] and octets[1] & 0x7F:
         raise BadCertTemplate("keyUsage: want the bits 0 to 8, have others")
@@ -194,7 +192,7 @@ def _read_eku(value: bytes) -> list[str]:
         if stop != len(value) or not items or any(tag != der.OID for tag, *_ in items):
             raise DerError("extKeyUsage: want a SEQUENCE of at least one OBJECT IDENTIFIER")
     except DerError as fault:
-        raise BadCertTemplate(str(fault)) from None
+        raise malformed("extKeyUsage", fault) from None
     return list(dict.fromkeys(der.dotted(value[inner:after]) for _, _, inner, after in items))
 
 
@@ -226,7 +224,9 @@ def _basic_constraints(wish: Wish) -> bytes | None:
 
 
 def _ca_constraints(wish: Wish, asked: Extension | None) -> bytes:
-    length = wish.rules.path_length
+    length, below = wish.rules.path_length, wish.issuer.path_length
+    if below is not None:
+        length = min(length, below)
     if asked is not None:
         wanted = _read_ca_constraints(asked.value)
         if wanted is None or wanted > length:
@@ -248,10 +248,20 @@ def _read_ca_constraints(value: bytes) -> int | None:
             raise DerError("basicConstraints: want cA TRUE; this profile is for CAs")
         length = der.integer(value, *items[1][2:], "pathLenConstraint") if len(items) == 2 else None
     except DerError as fault:
-        raise BadCertTemplate(str(fault)) from None
+        raise malformed("basicConstraints", fault) from None
     if length is not None and length < 0:
         raise BadCertTemplate("basicConstraints.pathLenConstraint: want 0 or more, have less")
     return length
+
+
+def _name_constraints(wish: Wish) -> bytes | None:
+    """The profile's, if it has some; a request may repeat them."""
+    constraints = wish.prepared.name_constraints
+    if constraints is not None:
+        asked = wish.extensions.pop(OID_NAME_CONSTRAINTS, None)
+        if asked is not None and constraints != encode_extension(asked.oid, asked.value, critical=asked.critical):
+            wish.changes.append("nameConstraints are the profile's")
+    return constraints
 
 
 def _certificate_policies(wish: Wish) -> bytes | None:
@@ -296,14 +306,14 @@ def _subject_alt_name(wish: Wish) -> bytes | None:
     names: list[tuple[int, bytes]] = []
     if asked is not None:
         names = check_san(asked.value, wish.rules.san_allowed)
-        if asked.critical and not wish.subject_is_empty:
-            wish.changes.append("subjectAltName is not critical")
+        if asked.critical != wish.subject_is_empty:
+            wish.changes.append(f"subjectAltName is {'' if wish.subject_is_empty else 'not '}critical")
     elif wish.rules.san_required:
         raise BadCertTemplate("subjectAltName: the profile requires it, the request has none")
     elif wish.names_nobody:
         raise BadCertTemplate("subject: empty, and no subjectAltName names the end entity (RFC 9483 section 4.1.1)")
     wish.san = None if asked is None else asked.value
-    if absent := [(EMAIL, address) for address in wish.emails if (EMAIL, address) not in names]:
+    if absent := [(RFC822_NAME, address) for address in wish.emails if (RFC822_NAME, address) not in names]:
         names = names + absent
         wish.san = _with_emails(wish, names)
     if wish.san is None:
@@ -322,11 +332,11 @@ def _with_emails(wish: Wish, names: list[tuple[int, bytes]]) -> bytes:
 
 
 BUILDERS: Final[dict[str, Callable[[Wish], bytes | None]]] = {
-    "authorityKeyIdentifier": _authority_key_identifier,
     "subjectKeyIdentifier": _subject_key_identifier,
     "keyUsage": _key_usage,
     "extKeyUsage": _extended_key_usage,
     "basicConstraints": _basic_constraints,
+    "nameConstraints": _name_constraints,
     "certificatePolicies": _certificate_policies,
     "subjectAltName": _subject_alt_name,
 }
@@ -335,8 +345,30 @@ BUILDERS: Final[dict[str, Callable[[Wish], bytes | None]]] = {
 def build_extensions(wish: Wish) -> bytes:
     """All extensions of the certificate, one after the other; raises BadCertTemplate."""
     made = b"".join(extension for build in BUILDERS.values() if (extension := build(wish)))
+    if wish.extensions:
+        _judge_others(wish)
+    return made
+
+
+_OF_THE_CA: Final = {
+    OID_AKI: "authorityKeyIdentifier",
+    OID_CRL_DISTRIBUTION_POINTS: "CRLDistributionPoints",
+    OID_FRESHEST_CRL: "FreshestCRL",
+    OID_AUTHORITY_INFO_ACCESS: "authorityInfoAccess",
+}
+
+
+def _judge_others(wish: Wish) -> None:
+    """What no builder took: the CA's own may be repeated, as in a kur that copies the certificate that it updates."""
+    added, places = wish.issuer.extensions, wish.prepared.locations
+    if places is not None:
+        added = (*(one for one in added if one.oid == OID_AKI), *read_extensions(places, 0, len(places)))
+    own = {one.oid: one for one in added}
     for oid, asked in wish.extensions.items():
+        if oid in own:
+            if asked != own[oid]:
+                wish.changes.append(f"{_OF_THE_CA[oid]} is the CA's own")
+            continue
         if asked.critical:
             raise BadCertTemplate(f"extension {der.dotted(oid)}: critical, and not known to this CA")
         wish.changes.append(f"without extension {der.dotted(oid)}")
-    return made

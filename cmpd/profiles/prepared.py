@@ -5,24 +5,28 @@ costs a comparison with None and nothing more.
 """
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from cmpd.asn1 import der
+from cmpd.asn1.general_names import DNS_NAME, IP_ADDRESS, RFC822_NAME, URI
+from cmpd.asn1.names import encode_name
+from cmpd.asn1.oids import contents
 from cmpd.config_profiles import ProfileConfig
 from cmpd.patterns import Pattern
 from cmpd.profiles.subject import SubjectRules, subject_rules
 
-OID_CRL_DISTRIBUTION_POINTS: Final = der.encode_oid("2.5.29.31")[2:]
-OID_FRESHEST_CRL: Final = der.encode_oid("2.5.29.46")[2:]
-OID_AUTHORITY_INFO_ACCESS: Final = der.encode_oid("1.3.6.1.5.5.7.1.1")[2:]
-OID_POLICIES: Final = der.encode_oid("2.5.29.32")[2:]
+OID_CRL_DISTRIBUTION_POINTS: Final = contents("2.5.29.31")
+OID_FRESHEST_CRL: Final = contents("2.5.29.46")
+OID_AUTHORITY_INFO_ACCESS: Final = contents("1.3.6.1.5.5.7.1.1")
+OID_NAME_CONSTRAINTS: Final = contents("2.5.29.30")
+OID_POLICIES: Final = contents("2.5.29.32")
 
-_URI: Final = 0x86  # tag in GeneralName
-_AD_OCSP = der.encode_oid("1.3.6.1.5.5.7.48.1")
-_AD_CA_ISSUERS = der.encode_oid("1.3.6.1.5.5.7.48.2")
-_ID_QT_CPS = der.encode_oid("1.3.6.1.5.5.7.2.1")
-_IA5: Final = 0x16
+_AD_OCSP: Final = der.encode_oid("1.3.6.1.5.5.7.48.1")
+_AD_CA_ISSUERS: Final = der.encode_oid("1.3.6.1.5.5.7.48.2")
+_ID_QT_CPS: Final = der.encode_oid("1.3.6.1.5.5.7.2.1")
+_ID_QT_UNOTICE: Final = der.encode_oid("1.3.6.1.5.5.7.2.2")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -37,8 +41,8 @@ class SanRules:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """`policies`: the Extension, None without any; `policy_oids`: contents octets. `locations`: the Extensions in the
-    place of the CA's, None: the CA's.
+    """`policies`, `name_constraints`: the Extensions, None without any; `policy_oids`: contents octets. `locations`:
+    the Extensions in the place of the CA's, None: the CA's.
     """
 
     subject: SubjectRules | None
@@ -46,6 +50,7 @@ class Prepared:
     policies: bytes | None
     policy_oids: frozenset[bytes]
     locations: bytes | None
+    name_constraints: bytes | None
 
 
 def prepare(rules: ProfileConfig) -> Prepared:
@@ -55,7 +60,8 @@ def prepare(rules: ProfileConfig) -> Prepared:
     oids = {oid: der.encode_oid(oid) for oid in rules.policies}
     policies = None
     if oids:
-        infos = (_policy_information(oids[oid], cps) for oid, cps in rules.policies.items())
+        notices = rules.policy_notices
+        infos = (_policy_information(oids[oid], cps, notices.get(oid, "")) for oid, cps in rules.policies.items())
         policies = encode_extension(OID_POLICIES, der.seq(*infos))
     urls = (rules.crl_urls, rules.delta_crl_urls, rules.ocsp_urls, rules.issuer_urls)
     return Prepared(
@@ -64,6 +70,7 @@ def prepare(rules: ProfileConfig) -> Prepared:
         policies=policies,
         policy_oids=frozenset(encoded[2:] for encoded in oids.values()),
         locations=None if urls == (None,) * 4 else encode_urls(*(found or () for found in urls)),
+        name_constraints=_name_constraints(rules),
     )
 
 
@@ -73,11 +80,43 @@ def encode_extension(oid: bytes, value: bytes, *, critical: bool = False) -> byt
     return der.seq(der.tlv(der.OID, oid), flag, der.encode_octets(value))
 
 
-def _policy_information(oid: bytes, cps: str) -> bytes:
-    """PolicyInformation (RFC 5280 section 4.2.1.4), with the one qualifier CPSuri if there is a URL."""
-    if not cps:
-        return der.seq(oid)
-    return der.seq(oid, der.seq(der.seq(_ID_QT_CPS, der.tlv(_IA5, cps.encode("ascii")))))
+def _policy_information(oid: bytes, cps: str, notice: str) -> bytes:
+    """PolicyInformation (RFC 5280 section 4.2.1.4), with the qualifiers CPSuri and UserNotice if there are texts."""
+    qualifiers = []
+    if cps:
+        qualifiers.append(der.seq(_ID_QT_CPS, der.tlv(der.IA5_STRING, cps.encode("ascii"))))
+    if notice:
+        qualifiers.append(der.seq(_ID_QT_UNOTICE, der.seq(der.encode_utf8(notice))))
+    return der.seq(oid, der.seq(*qualifiers)) if qualifiers else der.seq(oid)
+
+
+def _name_constraints(rules: ProfileConfig) -> bytes | None:
+    """NameConstraints, critical (RFC 5280 section 4.2.1.10); None if the profile limits no names."""
+    parts = []
+    for tag, subtrees in ((0xA0, rules.permitted_names), (0xA1, rules.excluded_names)):
+        bases = [der.seq(_BASES[kind](base)) for kind, texts in subtrees.items() for base in texts]
+        if bases:
+            parts.append(der.tlv(tag, b"".join(bases)))
+    return encode_extension(OID_NAME_CONSTRAINTS, der.seq(*parts), critical=True) if parts else None
+
+
+def _uri(url: str) -> bytes:
+    return der.tlv(URI, url.encode("ascii"))
+
+
+def _network_base(text: str) -> bytes:
+    network = ipaddress.ip_network(text)
+    return der.tlv(IP_ADDRESS, network.network_address.packed + network.netmask.packed)
+
+
+_BASES: Final[dict[str, Callable[[str], bytes]]] = {
+    "email": lambda text: der.tlv(RFC822_NAME, text.encode("ascii")),
+    "dns": lambda text: der.tlv(DNS_NAME, text.encode("ascii")),
+    "dn": lambda text: der.explicit(4, encode_name(text)),
+    "uri": _uri,
+    "ip": _network_base,
+}
+"""The GeneralName that is the base of a subtree, by the kind's word in the configuration."""
 
 
 def encode_urls(crl: tuple[str, ...], delta: tuple[str, ...], ocsp: tuple[str, ...], issuers: tuple[str, ...]) -> bytes:
@@ -93,10 +132,6 @@ def encode_urls(crl: tuple[str, ...], delta: tuple[str, ...], ocsp: tuple[str, .
     if access:
         made.append(encode_extension(OID_AUTHORITY_INFO_ACCESS, der.seq(*access)))
     return b"".join(made)
-
-
-def _uri(url: str) -> bytes:
-    return der.tlv(_URI, url.encode("ascii"))
 
 
 def _access(method: bytes, url: str) -> bytes:

@@ -11,8 +11,8 @@ from cmpd.asn1 import der
 from cmpd.asn1.names import ATTRIBUTE_NAMES, ATTRIBUTE_TYPES, NULL_DN, Name, fold, read_name
 from cmpd.config_profiles import ProfileConfig
 from cmpd.errors import BadCertTemplate
+from cmpd.name_syntax import check_name
 from cmpd.patterns import Pattern
-from cmpd.profiles.syntax import check_name
 
 _MOST_SHOWN: Final = 80
 

@@ -27,6 +27,8 @@ async def protect(
     header: ReplyHeader, body_type: int, body: bytes, protector: Protector, extra_certs: tuple[bytes, ...] = ()
 ) -> bytes:
     """A PKIMessage (DER) with this header and body. `extra_certs` come after those of the protection."""
+    if protector.renewed is not None:
+        protector = protector.renewed()
     part = encode_protected_part(
         header,
         body_type,
@@ -36,7 +38,8 @@ async def protect(
         sender_kid=protector.sender_kid,
     )
     certificates = tuple(dict.fromkeys((*protector.extra_certs, *extra_certs)))
-    return encode_message(part, await protector.compute(tlv(SEQUENCE, part)), certificates)
+    protection = None if protector.algorithm is None else await protector.compute(tlv(SEQUENCE, part))
+    return encode_message(part, protection, certificates)
 
 
 async def error_message(fault: CmpError, request: Header | None, protector: Protector, env: Env) -> bytes:

@@ -3,7 +3,7 @@
 The profile puts it first in extraCerts, and that one is asked for without looking at it, for the ordinary message to
 cost one call. Only when it does not fit are the others looked at, for a SubjectKeyIdentifier equal to senderKID or
 without senderKID a subject equal to sender; then the certificate of the transaction's first request, because later
-messages may come without extraCerts.
+messages may come without extraCerts; and where that is not asked for strictly, the registered ones of this name.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,20 @@ from cmpd.asn1 import der, names, oids
 from cmpd.errors import BadDataFormat, BadMessageCheck, CmpError, SignerNotTrusted
 from cmpd.message import Envelope
 from cmpd.protection.base import Credentials, SenderCredential
+from cmpd.strictness import RULES
 
 MAX_LOOKED_AT: Final = 32
 MAX_ASKED_FOR: Final = 4
 
 
-async def find_sender(envelope: Envelope, credentials: Credentials, known_sender: bytes | None) -> SenderCredential:
+async def find_sender(
+    envelope: Envelope, credentials: Credentials, known_sender: bytes | None, *, strict: bool = True
+) -> SenderCredential:
     """The credential of the message's protection certificate, which fits senderKID and sender.
 
     SignerNotTrusted if there is none, or none with a valid path; BadMessageCheck if what is there does not fit. That of
     an rr may be suspended or revoked: it may ask for its own resumption, or again for what was done already.
+    `strict`: what RULES say of a certificate that is not in extraCerts.
     """
     any_status = envelope.body_name == "rr"
     error: CmpError | None = None
@@ -32,15 +36,33 @@ async def find_sender(envelope: Envelope, credentials: Credentials, known_sender
         except SignerNotTrusted as refusal:
             error = refusal  # a later candidate was chosen for its looks, so its refusal says more than the first one's
             continue
-        misfit = _misfit(envelope, found)
-        if misfit is None:
+        error = misfit(envelope, found)
+        if error is None:
             return found
-        error = misfit
     if known_sender is not None:
         found = await credentials.sender(known_sender, envelope.extra_certs, any_status=any_status)
-        if _misfit(envelope, found) is None:
+        if misfit(envelope, found) is None:
             return found
-    raise error or SignerNotTrusted("extraCerts: want the protection certificate first, have no certificate that fits")
+    if error is None:
+        RULES["the protection certificate is in extraCerts"].hold(
+            strict, False, "extraCerts: want the protection certificate first, have no certificate that fits"
+        )
+    if not strict:
+        for certificate in (await _registered(envelope, credentials))[:MAX_ASKED_FOR]:
+            try:
+                return await credentials.sender(certificate, envelope.extra_certs, any_status=any_status)
+            except SignerNotTrusted as refusal:
+                error = refusal
+    raise error or SignerNotTrusted("extraCerts: want the protection certificate, have neither it nor a registered one")
+
+
+async def _registered(envelope: Envelope, credentials: Credentials) -> tuple[bytes, ...]:
+    """Those that the message may mean: by senderKID and sender."""
+    try:
+        name = names.directory_name(envelope.header.sender)
+        return () if name is None else await credentials.registered(name, envelope.header.sender_kid)
+    except der.DerError as error:
+        raise BadDataFormat(f"sender: {error}") from None
 
 
 def _candidates(envelope: Envelope) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
@@ -65,7 +87,8 @@ def _looks_right(envelope: Envelope, certificate: bytes) -> bool:
         return False  # a certificate that nobody can read is as good as not there
 
 
-def _misfit(envelope: Envelope, found: SenderCredential) -> BadMessageCheck | None:
+def misfit(envelope: Envelope, found: SenderCredential) -> BadMessageCheck | None:
+    """What does not fit of senderKID and sender; None if they say who it is. BadDataFormat."""
     sender_kid = envelope.header.sender_kid
     if sender_kid is not None and sender_kid != found.key_identifier:
         return BadMessageCheck("senderKID: want the SubjectKeyIdentifier of the protection certificate, have another")

@@ -2,61 +2,50 @@
 
 BASEKEY is the hash applied exactly iterationCount times, first to secret and salt. (RFC 4211's pseudo-code would hash
 once more; RFC 9810 and all implementations met do not.) All of BASEKEY is the key of the HMAC, which takes keys of any
-length: RFC 9810 would cut or expand it to the K bits that a MAC wants, and nobody does so with HMAC.
-
-The loop is most of what a request with PBM costs. The hashes built into CPython take 20 to 30 % less for 32 octets than
-OpenSSL's behind hashlib, so they are preferred; the results are the same.
+length: RFC 9810 would cut or expand it to the K bits that a MAC wants, and nobody does so with HMAC. For AES-GMAC it is
+done.
 """
 
-import hashlib
-import hmac
-import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import repeat
-from typing import Final, Protocol
+from dataclasses import dataclass, field, replace
 
 from cmpd.asn1 import der, oids
-from cmpd.asn1.algorithms import (
-    HASHES,
-    HMACS,
-    AlgorithmError,
-    hash_identifier,
-    hmac_identifier,
-    read_named,
-    read_whole_algorithm,
-)
+from cmpd.asn1.algorithms import OWFS, AlgorithmError, hash_identifier, identifier, read_named, read_whole_algorithm
 from cmpd.errors import BadAlg, BadDataFormat
 from cmpd.protection.base import ProtectionPolicy
 from cmpd.protection.limits import bound_iterations, bound_salt, refuse_sha1
+from cmpd.protection.macs import InnerMac, build_mac, fit_key, iterate, read_mac
 
 
 @dataclass(frozen=True, slots=True)
 class PasswordBasedMac:
-    """PBMParameter of one message; see base.Mac. `owf` and `mac` are hashlib's names of the hashes."""
+    """PBMParameter of one message; see base.Mac. `owf`: hashlib's name of the hash."""
 
     algorithm: bytes = field(repr=False)
     salt: bytes
     owf: str
     iterations: int
-    mac: str
+    mac: InnerMac
 
     @property
     def uses_sha1(self) -> bool:
         """Whether the OWF or the HMAC is made of SHA-1."""
-        return "sha1" in (self.owf, self.mac)
+        return "sha1" in (self.owf, self.mac.name)
 
     def derive(self, secret: bytes) -> bytes:
-        """BASEKEY for this secret."""
-        digest = _DIGESTS[self.owf]
-        key = secret + self.salt
-        for _ in repeat(None, self.iterations):
-            key = digest(key).digest()
-        return key
+        """BASEKEY for this secret, in the length that the MAC wants."""
+        return fit_key(iterate(self.owf, secret + self.salt, self.iterations), self.owf, self.mac.key_octets)
 
     def compute(self, key: bytes, octets: bytes) -> bytes:
-        """HMAC over `octets` with BASEKEY."""
-        return hmac.digest(key, octets, self.mac)
+        """The MAC over `octets` with the key that was derived."""
+        return self.mac.compute(key, octets)
+
+    def answering(self, random: Callable[[int], bytes]) -> "PasswordBasedMac":
+        """What it is already, or with another nonce of AES-GMAC; salt and key stay the same."""
+        mac = self.mac.answering(random)
+        if mac is self.mac:
+            return self
+        return replace(self, algorithm=_encode(self.salt, self.owf, self.iterations, mac), mac=mac)
 
 
 def parse(algorithm: bytes, policy: ProtectionPolicy) -> PasswordBasedMac:
@@ -72,17 +61,29 @@ def parse(algorithm: bytes, policy: ProtectionPolicy) -> PasswordBasedMac:
         raise BadAlg(str(error)) from None
     bound_iterations("PBMParameter", found.iterations, policy.min_iterations, policy.max_iterations)
     bound_salt("PBMParameter", len(found.salt), policy)
-    refuse_sha1("PasswordBasedMac", {"owf": found.owf, "mac": found.mac}, policy)
+    refuse_sha1("PasswordBasedMac", {"owf": found.owf, "mac": found.mac.name}, policy)
     return found
 
 
-def build(salt: bytes, iterations: int, *, owf: str = "sha256", mac: str = "sha256") -> PasswordBasedMac:
-    """A PasswordBasedMac to protect a message with. The salt is random, at least 8 octets."""
-    parameter = der.seq(
-        der.encode_octets(salt), hash_identifier(owf), der.encode_integer(iterations), hmac_identifier(mac)
-    )
-    algorithm = der.seq(der.tlv(der.OID, oids.PASSWORD_BASED_MAC), parameter)
-    return PasswordBasedMac(algorithm, salt, owf, iterations, mac)
+def build(
+    salt: bytes,
+    iterations: int,
+    *,
+    owf: str = "sha256",
+    mac: str = "sha256",
+    random: Callable[[int], bytes] | None = None,
+) -> PasswordBasedMac:
+    """A PasswordBasedMac to protect a message with. The salt is random, at least 8 octets.
+
+    `owf`: a name in OWFS; `mac`: one of macs.MAC_NAMES; `random` is for AES-GMAC alone.
+    """
+    inner = build_mac(mac, random)
+    return PasswordBasedMac(_encode(salt, owf, iterations, inner), salt, owf, iterations, inner)
+
+
+def _encode(salt: bytes, owf: str, iterations: int, mac: InnerMac) -> bytes:
+    parameter = der.seq(der.encode_octets(salt), hash_identifier(owf), der.encode_integer(iterations), mac.identifier)
+    return identifier(oids.PASSWORD_BASED_MAC, parameter)
 
 
 def _read(data: bytes) -> PasswordBasedMac:
@@ -92,34 +93,10 @@ def _read(data: bytes) -> PasswordBasedMac:
     pos, stop = der.expect(data, params, end, der.SEQUENCE, "PBMParameter")
     start, pos = der.expect(data, pos, stop, der.OCTET_STRING, "salt")
     salt = data[start:pos]
-    owf, pos = read_named(data, pos, stop, HASHES, "PBMParameter owf")
+    owf, pos = read_named(data, pos, stop, OWFS, "PBMParameter owf")
     start, pos = der.expect(data, pos, stop, der.INTEGER, "iterationCount")
     iterations = der.integer(data, start, pos, "iterationCount")
-    mac, pos = read_named(data, pos, stop, HMACS, "PBMParameter mac")
+    mac, pos = read_mac(data, pos, stop, "PBMParameter mac")
     if pos != stop:
         raise der.DerError("PBMParameter: octets after mac")
     return PasswordBasedMac(data, salt, owf, iterations, mac)
-
-
-class _Hash(Protocol):
-    def digest(self) -> bytes: ...
-
-
-def _builtin(name: str, *modules: str) -> Callable[[bytes], _Hash]:
-    """The hash of this name from the first of the modules that is there and has it, else hashlib's."""
-    for module in modules:
-        try:
-            found: Callable[[bytes], _Hash] = vars(importlib.import_module(module))[name]
-        except (ImportError, KeyError):
-            continue
-        return found
-    return lambda octets: hashlib.new(name, octets)
-
-
-_DIGESTS: Final[dict[str, Callable[[bytes], _Hash]]] = {  # _sha2 is there from CPython 3.12 on
-    "sha1": _builtin("sha1", "_sha1"),
-    "sha224": _builtin("sha224", "_sha2", "_sha256"),
-    "sha256": _builtin("sha256", "_sha2", "_sha256"),
-    "sha384": _builtin("sha384", "_sha2", "_sha512"),
-    "sha512": _builtin("sha512", "_sha2", "_sha512"),
-}

@@ -1,29 +1,30 @@
-"""PBMAC1 (RFC 8018 section 7.1 and appendix A.5) with PBKDF2 and HMAC.
+"""PBMAC1 (RFC 8018 section 7.1 and appendix A.5) with PBKDF2, and HMAC or AES-GMAC.
 
 The sender chooses the length of the derived key, which two attacks would use: a key of one octet is guessed without the
 secret, and a key of a megabyte costs as many iterations again for each block of it. So the length is bounded both ways,
-and what counts against the policy is iterationCount times the number of blocks.
+and what counts against the policy is iterationCount times the number of blocks. AES-GMAC has a key of one length and is
+never the PRF of PBKDF2 (RFC 9481 section 6.2.2).
 """
 
 import hashlib
-import hmac
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cmpd.asn1 import der, oids
 from cmpd.asn1.algorithms import (
     DIGEST_OCTETS,
-    HMACS,
     AlgorithmError,
     hmac_identifier,
+    identifier,
     read_algorithm,
-    read_named,
     read_pbkdf2_params,
     read_whole_algorithm,
 )
 from cmpd.errors import BadAlg, BadDataFormat
 from cmpd.protection.base import ProtectionPolicy
 from cmpd.protection.limits import bound_iterations, bound_salt, refuse_sha1
+from cmpd.protection.macs import InnerMac, build_mac, read_mac
 
 MIN_KEY_OCTETS: Final = 20  # RFC 9579 section 9
 MAX_KEY_OCTETS: Final = 128  # one block of SHA-512; HMAC hashes longer keys down anyway
@@ -31,14 +32,14 @@ MAX_KEY_OCTETS: Final = 128  # one block of SHA-512; HMAC hashes longer keys dow
 
 @dataclass(frozen=True, slots=True)
 class Pbmac1:
-    """PBMAC1-params of one message; see base.Mac. `prf` and `mac` are hashlib's names of HMAC's hashes."""
+    """PBMAC1-params of one message; see base.Mac. `prf`: hashlib's name of HMAC's hash."""
 
     algorithm: bytes = field(repr=False)
     salt: bytes
     count: int
     key_octets: int
     prf: str
-    mac: str
+    mac: InnerMac
 
     @property
     def blocks(self) -> int:
@@ -53,15 +54,22 @@ class Pbmac1:
     @property
     def uses_sha1(self) -> bool:
         """Whether PBKDF2 or the MAC is made of HMAC-SHA1."""
-        return "sha1" in (self.prf, self.mac)
+        return "sha1" in (self.prf, self.mac.name)
 
     def derive(self, secret: bytes) -> bytes:
         """The derived key DK for this secret."""
         return hashlib.pbkdf2_hmac(self.prf, secret, self.salt, self.count, self.key_octets)
 
     def compute(self, key: bytes, octets: bytes) -> bytes:
-        """HMAC over `octets` with DK."""
-        return hmac.digest(key, octets, self.mac)
+        """The MAC over `octets` with DK."""
+        return self.mac.compute(key, octets)
+
+    def answering(self, random: Callable[[int], bytes]) -> "Pbmac1":
+        """What it is already, or with another nonce of AES-GMAC; salt and key stay the same."""
+        mac = self.mac.answering(random)
+        if mac is self.mac:
+            return self
+        return replace(self, algorithm=_encode(self.salt, self.count, self.key_octets, self.prf, mac), mac=mac)
 
 
 def parse(algorithm: bytes, policy: ProtectionPolicy) -> Pbmac1:
@@ -76,26 +84,42 @@ def parse(algorithm: bytes, policy: ProtectionPolicy) -> Pbmac1:
         raise BadDataFormat(f"PBMAC1: {error}") from None
     except AlgorithmError as error:
         raise BadAlg(str(error)) from None
-    if not MIN_KEY_OCTETS <= found.key_octets <= MAX_KEY_OCTETS:
+    wanted = found.mac.key_octets
+    if wanted is not None and found.key_octets != wanted:
+        raise BadAlg(f"PBKDF2 keyLength: want {wanted} octets with {found.mac.name}, have {found.key_octets}")
+    if wanted is None and not MIN_KEY_OCTETS <= found.key_octets <= MAX_KEY_OCTETS:
         raise BadAlg(f"PBKDF2 keyLength: want {MIN_KEY_OCTETS} to {MAX_KEY_OCTETS} octets, have {found.key_octets}")
     bound_iterations("PBKDF2", found.count, policy.min_iterations, policy.max_pbkdf2_iterations // found.blocks)
     bound_salt("PBKDF2", len(found.salt), policy)
-    refuse_sha1("PBMAC1", {"prf": found.prf, "messageAuthScheme": found.mac}, policy)
+    refuse_sha1("PBMAC1", {"prf": found.prf, "messageAuthScheme": found.mac.name}, policy)
     return found
 
 
-def build(salt: bytes, iterations: int, *, prf: str = "sha256", mac: str = "sha256") -> Pbmac1:
-    """A PBMAC1 to protect a message with; the key has the length of the MAC. The salt is random, at least 8 octets."""
-    size = DIGEST_OCTETS[mac]
+def build(
+    salt: bytes,
+    iterations: int,
+    *,
+    prf: str = "sha256",
+    mac: str = "sha256",
+    random: Callable[[int], bytes] | None = None,
+) -> Pbmac1:
+    """A PBMAC1 to protect a message with; the key has the length of the MAC. The salt is random, at least 8 octets.
+
+    `prf`: a name in HMACS; `mac`: one of macs.MAC_NAMES; `random` is for AES-GMAC alone.
+    """
+    inner = build_mac(mac, random)
+    size = inner.usual_key_octets
+    return Pbmac1(_encode(salt, iterations, size, prf, inner), salt, iterations, size, prf, inner)
+
+
+def _encode(salt: bytes, iterations: int, size: int, prf: str, mac: InnerMac) -> bytes:
     parameters = der.seq(
         der.encode_octets(salt),
         der.encode_integer(iterations),
         der.encode_integer(size),
         b"" if prf == "sha1" else hmac_identifier(prf),  # the DEFAULT is left out in DER
     )
-    derivation = der.seq(der.tlv(der.OID, oids.PBKDF2), parameters)
-    algorithm = der.seq(der.tlv(der.OID, oids.PBMAC1), der.seq(derivation, hmac_identifier(mac)))
-    return Pbmac1(algorithm, salt, iterations, size, prf, mac)
+    return identifier(oids.PBMAC1, der.seq(identifier(oids.PBKDF2, parameters), mac.identifier))
 
 
 def _read(data: bytes) -> Pbmac1:
@@ -107,9 +131,9 @@ def _read(data: bytes) -> Pbmac1:
     if kdf != oids.PBKDF2:
         raise AlgorithmError(f"PBMAC1 keyDerivationFunc: want PBKDF2, have {der.dotted(kdf)}")
     found = read_pbkdf2_params(data, kdf_params, pos)
-    mac, pos = read_named(data, pos, stop, HMACS, "PBMAC1 messageAuthScheme")
+    mac, pos = read_mac(data, pos, stop, "PBMAC1 messageAuthScheme")
     if pos != stop:
         raise der.DerError("PBMAC1-params: octets after messageAuthScheme")
     # Without keyLength the key has the length that suits the MAC, which for HMAC is its output (RFC 2104 section 3).
-    size = DIGEST_OCTETS[mac] if found.key_octets is None else found.key_octets
+    size = mac.usual_key_octets if found.key_octets is None else found.key_octets
     return Pbmac1(data, found.salt, found.count, size, found.prf, mac)

@@ -6,6 +6,8 @@ that is enough. When `verify` raises, the answer must be signed: a MAC over it f
 would let him guess the secret offline, at his leisure, from one answer (RFC 9810 section 5.3.21 has errors signed
 too). That is why only `verify` makes a Protector with a MAC, and only after the MAC was right.
 
+MACs by the key of a certificate (agreed.py: DHBasedMac, KemBasedMac) stand for its holder as a signature does.
+
 Everything that the AlgorithmIdentifier says is checked before a secret or certificate is looked up. The text does not
 tell an unknown reference value from a wrong MAC. The time does: deriving keys for nobody would let anybody who knows no
 reference value keep the server busy, which is worse than letting him learn one; it is the secret that protects.
@@ -13,34 +15,36 @@ reference value keep the server busy, which is worse than letting him learn one;
 
 import hashlib
 import hmac
-import logging
 from collections.abc import Awaitable, Callable, Iterator
-from functools import lru_cache
 from typing import Final
 
-from cmpd.asn1 import der, names
+from cmpd.asn1 import der, names, oids
 from cmpd.errors import BadDataFormat, BadMessageCheck
 from cmpd.message import NULL_DN, Envelope, Header
+from cmpd.protection.agreed import mac_protector, requester_of, tell_of_sha1, verify_key_mac
 from cmpd.protection.base import (
+    NO_KEYS,
     Credentials,
+    KeyMaterial,
     Mac,
     Offload,
     ProtectionPolicy,
     Protector,
     SecretCredential,
-    SenderCredential,
     VerifiedRequest,
 )
 from cmpd.protection.candidates import find_sender, is_sender
-from cmpd.protection.schemes import mac_scheme
+from cmpd.protection.schemes import key_mac_scheme, mac_scheme
 from cmpd.records import Requester
 from cmpd.signatures import signature_scheme
-
-_log = logging.getLogger("cmpd.protection")
+from cmpd.strictness import RULES
 
 _LookUp = Callable[[bytes], Awaitable[SecretCredential | None]]
 
-_WRONG_MAC: Final = "protection: the MAC does not verify with a secret registered for senderKID or sender"
+_WRONG_MAC: Final = (
+    "protection: the MAC does not verify with a secret registered for senderKID or sender (RFC 9483 section 3.5)"
+)
+"""All of it is here, section too: who asks is not told by a text that differs what is registered."""
 
 
 async def verify(
@@ -52,13 +56,18 @@ async def verify(
     known_sender: bytes | None = None,
     offload: Offload | None = None,
     channel: tuple[bytes, ...] = (),
+    keys: KeyMaterial = NO_KEYS,
+    mac_parameters: bytes | None = None,
+    strict: bool = True,
 ) -> VerifiedRequest:
     """Verify the protection of a request and say who made it.
 
     `signer` protects answers to signed requests. `known_sender` is the protection certificate (DER) of the first
     request of the transaction, for a message that omits it. `offload` runs derivations of more than
     `policy.inline_iterations`; None = inline. `channel`: the TLS client certificate (DER) and what is known of its
-    chain, where it may stand for the protection of a message that has none; else empty.
+    chain, where it may stand for the protection of a message that has none; else empty. `mac_parameters`: the
+    protectionAlg (DER) of the first request of the transaction, for a PasswordBasedMac without parameters. `strict`:
+    what RULES say of this, of senderKID, and of a protection certificate that is not in extraCerts.
 
     BadDataFormat: malformed algorithm or sender. BadAlg: algorithm unknown or refused, or unfit for the key.
     BadMessageCheck: no protection, or it does not verify, or sender or senderKID do not fit. SignerNotTrusted: no
@@ -73,20 +82,24 @@ async def verify(
         raise BadMessageCheck("unprotected message: want protection by MAC or signature, have none")
     scheme = mac_scheme(algorithm)
     if scheme is None:
-        return await _verify_signature(envelope, algorithm, protection, credentials, signer, known_sender)
+        return await _verify_by_certificate(
+            envelope, algorithm, protection, credentials, policy, signer, keys, known_sender, strict
+        )
+    if algorithm in _PBM_AS_BEFORE:
+        algorithm = _as_before(algorithm, mac_parameters, strict)
     mac = scheme.parse(algorithm, policy)
     in_rr = envelope.body_name == "rr"
     why = "no secret is registered for it"
     reference = None
-    for find, reference in _look_ups(envelope.header, credentials, in_rr):
+    for find, reference in _look_ups(envelope.header, credentials, in_rr, strict):
         found = await find(reference)
         if found is None:
             continue
         key = await _derive(mac, found.secret, policy, offload)
         if hmac.compare_digest(mac.compute(key, envelope.protected), protection):
             if mac.uses_sha1:
-                _tell_of_sha1(found.entity.reference)
-            return _with_mac(envelope, found, mac, key, signer)
+                tell_of_sha1(found.entity.reference)
+            return _with_mac(envelope, found, mac, key, signer, keys)
         why = "the MAC is wrong"
         if not in_rr:
             break
@@ -96,8 +109,8 @@ async def verify(
 # --- MACs -------------------------------------------------------------------------------------------------------------
 
 
-def _look_ups(header: Header, credentials: Credentials, in_rr: bool) -> Iterator[tuple[_LookUp, bytes]]:
-    """How to find the secret: by senderKID, else by the only commonName of sender.
+def _look_ups(header: Header, credentials: Credentials, in_rr: bool, strict: bool) -> Iterator[tuple[_LookUp, bytes]]:
+    """How to find the secret: by senderKID, else by the only commonName of sender; strictly, only without senderKID.
 
     Clients differ: RFC 9483 section 3.1 has the reference value in both, OpenSSL has the wished subject in sender, and
     others have no senderKID. In an rr senderKID may name a revocation passphrase too (RFC 9810 appendix B), and all
@@ -113,6 +126,9 @@ def _look_ups(header: Header, credentials: Credentials, in_rr: bool) -> Iterator
     except der.DerError:  # no error of its own: that would tell whether senderKID is registered
         return
     if len(common) == 1 and (by_name := common[0].encode()) != header.sender_kid:
+        RULES["senderKID of a MAC is the reference value, if it is there"].hold(
+            strict, header.sender_kid is None, _WRONG_MAC.partition(" (")[0]
+        )
         yield credentials.secret, by_name
 
 
@@ -122,43 +138,54 @@ async def _derive(mac: Mac, secret: bytes, policy: ProtectionPolicy, offload: Of
     return await offload(lambda: mac.derive(secret), mac.iterations)
 
 
-def _with_mac(envelope: Envelope, found: SecretCredential, mac: Mac, key: bytes, signer: Protector) -> VerifiedRequest:
-    async def compute(octets: bytes) -> bytes:
-        return mac.compute(key, octets)
+_PBM: Final = der.tlv(der.OID, oids.PASSWORD_BASED_MAC)
+_PBM_AS_BEFORE: Final = frozenset((der.seq(_PBM), der.seq(_PBM, der.NULL_TLV)))
+"""PasswordBasedMac without parameters: cryptlib means those of the transaction's first message."""
 
+
+def _as_before(algorithm: bytes, parameters: bytes | None, strict: bool) -> bytes:
+    rule = RULES["the parameters of PasswordBasedMac are there"]
+    rule.hold(strict, parameters is None, "PasswordBasedMac: want PBMParameter, have none")
+    return parameters or algorithm
+
+
+def _with_mac(
+    envelope: Envelope, found: SecretCredential, mac: Mac, key: bytes, signer: Protector, keys: KeyMaterial
+) -> VerifiedRequest:
     reference = found.entity.reference
     kid, credential = reference.encode(), f"secret:{reference}"
     if found.passphrase is not None:
         kid, credential = found.passphrase.key_id, f"passphrase:{found.passphrase.key_id.hex()}"
     # RFC 9483 section 4.1.5: no certificates for the protection; sender is the CA (RFC 9810 appendix C.4).
-    protector = Protector(mac.algorithm, signer.sender, kid, (), compute)
+    protector = mac_protector(mac, key, signer.sender, kid, (), keys.random)
     requester = Requester(credential, found.entity, passphrase=found.passphrase)
     return VerifiedRequest(envelope, requester, protector, found.secret)
-
-
-@lru_cache(maxsize=4096)
-def _tell_of_sha1(reference: str) -> None:
-    """Log it; the cache keeps it to once for each reference (while it stays among the last 4096)."""
-    _log.warning("entity %r protects its messages with a MAC made of SHA-1; the policy can refuse that", reference)
 
 
 def _shown(reference: bytes | None) -> str:
     return "absent" if reference is None else ascii(reference[:64].decode(errors="backslashreplace"))
 
 
-# --- signatures -------------------------------------------------------------------------------------------------------
+# --- by the key of a certificate --------------------------------------------------------------------------------------
 
 
-async def _verify_signature(
+async def _verify_by_certificate(
     envelope: Envelope,
     algorithm: bytes,
     protection: bytes,
     credentials: Credentials,
+    policy: ProtectionPolicy,
     signer: Protector,
+    keys: KeyMaterial,
     known_sender: bytes | None,
+    strict: bool,
 ) -> VerifiedRequest:
+    by_key = key_mac_scheme(algorithm)
+    if by_key is not None:
+        mac = by_key.parse(algorithm, policy)
+        return await verify_key_mac(envelope, mac, credentials, signer, keys, known_sender=known_sender, strict=strict)
     scheme = signature_scheme(algorithm, "protectionAlg")
-    found = await find_sender(envelope, credentials, known_sender)
+    found = await find_sender(envelope, credentials, known_sender, strict=strict)
     # RFC 9483 section 3.5 gives badAlg, badMessageCheck and signerNotTrusted for the protection certificate as a whole.
     # The certificate here has a good path and an entity, so it is trusted; it is the check that it may not be used for.
     if not found.may_sign:
@@ -166,13 +193,7 @@ async def _verify_signature(
     scheme.check(algorithm, found.key)
     if not scheme.verify(algorithm, found.key, protection, envelope.protected):
         raise BadMessageCheck("protection: the signature does not verify with the protection certificate")
-    return VerifiedRequest(envelope, _holder(f"certificate:{found.fingerprint}", found), signer)
-
-
-def _holder(credential: str, found: SenderCredential) -> Requester:
-    return Requester(
-        credential, found.entity, found.certificate, found.subject, found.serial, found.profile, found.state
-    )
+    return VerifiedRequest(envelope, requester_of(f"certificate:{found.fingerprint}", found), signer)
 
 
 # --- TLS instead of protection ----------------------------------------------------------------------------------------
@@ -196,7 +217,7 @@ async def _take_channel(
         raise BadDataFormat(f"sender: {error}") from None
     if not fits:
         raise BadMessageCheck("sender: want the NULL-DN or the subject of the TLS client certificate, have another")
-    return VerifiedRequest(envelope, _holder(channel_credential(found.certificate), found), signer)
+    return VerifiedRequest(envelope, requester_of(channel_credential(found.certificate), found), signer)
 
 
 def channel_credential(certificate: bytes) -> str:

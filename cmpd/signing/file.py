@@ -31,6 +31,8 @@ from cmpd.asn1.algorithms import hmac_identifier
 from cmpd.asn1.signing import SigningPrivateKey, signature_algorithm
 from cmpd.env import Env
 from cmpd.errors import ConfigError
+from cmpd.private_keys import EncryptionPrivateKey
+from cmpd.public_keys import key_fault, modulus_fault
 
 Offload = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 """Runs a function that takes milliseconds off the loop and gives its result."""
@@ -38,6 +40,10 @@ Offload = Callable[[Callable[[], bytes]], Awaitable[bytes]]
 LARGE: Final = 1 << 16
 """From so many octets on, hashing them costs more than a way to another thread and back."""
 
+_USAGES: Final[dict[str, Callable[[x509.KeyUsage], bool]]] = {
+    "keyEncipherment": lambda usage: usage.key_encipherment,
+    "keyAgreement": lambda usage: usage.key_agreement,
+}
 _ITERATIONS: Final = 600_000
 _MARK: Final = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 _MAX_OCTETS: Final = 1_000_000
@@ -98,7 +104,18 @@ def load_key(
 
 
 def read_private_key(path: Path, passphrase: bytes) -> SigningPrivateKey:
-    """The private key in an encrypted PKCS#8 file; ConfigError says what is wrong."""
+    """The private key in an encrypted PKCS#8 file, one that can sign; ConfigError says what is wrong."""
+    key = read_any_private_key(path, passphrase)
+    if isinstance(key, EncryptionPrivateKey):
+        raise ConfigError(f"key {path}: want a key that can sign, have {type(key).__name__.removesuffix('PrivateKey')}")
+    public = key.public_key()
+    if fault := key_fault(public, public_key_info(key)) or modulus_fault(public):
+        raise ConfigError(f"key {path}: {fault}")
+    return key
+
+
+def read_any_private_key(path: Path, passphrase: bytes) -> SigningPrivateKey | EncryptionPrivateKey:
+    """The same, also for a key that cannot sign."""
     octets = _read(path, "key")
     if _MARK not in octets:
         raise ConfigError(
@@ -106,6 +123,8 @@ def read_private_key(path: Path, passphrase: bytes) -> SigningPrivateKey:
         )
     try:
         key = load_pem_private_key(octets, passphrase)
+        if isinstance(key, EncryptionPrivateKey):
+            return key
         signature_algorithm(key)
     except (ValueError, TypeError) as error:
         raise ConfigError(
@@ -114,9 +133,26 @@ def read_private_key(path: Path, passphrase: bytes) -> SigningPrivateKey:
     return cast(SigningPrivateKey, key)
 
 
+def check_certificate(
+    path: Path, key: SigningPrivateKey | EncryptionPrivateKey, certificate: bytes, usage: str
+) -> None:
+    """ConfigError unless `certificate` (DER) is that of the key in `path`, and its keyUsage, if it has one, `usage`."""
+    if public_key_info(key) != spki_of(certificate):
+        raise ConfigError(f"key {path}: is not the key of the certificate it is used with")
+    try:
+        found = x509.load_der_x509_certificate(certificate).extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    if not _USAGES[usage](found):
+        raise ConfigError(f"key {path}: its certificate's keyUsage has no {usage}")
+
+
 def read_certificates(path: Path) -> tuple[bytes, ...]:
     """DER of all certificates in a PEM file, in its order, at least one; ConfigError says what is wrong."""
     octets = _read(path, "certificate")
+    if b"CERTIFICATE-----" not in octets:
+        have = "a private key" if b"PRIVATE KEY-----" in octets else "none"
+        raise ConfigError(f"certificate {path}: want certificates in PEM, have {have}")
     try:
         found = x509.load_pem_x509_certificates(octets)
         for certificate in found:
@@ -132,12 +168,12 @@ def spki_of(certificate: bytes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def public_key_info(key: SigningPrivateKey) -> bytes:
+def public_key_info(key: SigningPrivateKey | EncryptionPrivateKey) -> bytes:
     """DER of the SubjectPublicKeyInfo that goes with a private key."""
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-def encrypted_pem(key: SigningPrivateKey, passphrase: bytes, env: Env) -> bytes:
+def encrypted_pem(key: SigningPrivateKey | EncryptionPrivateKey, passphrase: bytes, env: Env) -> bytes:
     """The key as encrypted PKCS#8 in PEM: PBES2 with PBKDF2-HMAC-SHA256 and AES-256-CBC (RFC 5958, RFC 8018)."""
     salt, iv = env.random(16), env.random(16)
     pad = padding.PKCS7(128).padder()

@@ -11,7 +11,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from cmpd.asn1.algorithms import AlgorithmError
@@ -19,7 +18,7 @@ from cmpd.asn1.der import DerError
 from cmpd.cms.algorithms import read_rsa_padding
 from cmpd.env import Env
 from cmpd.errors import BadAlg, BadDataFormat, ConfigError
-from cmpd.signing.file import Offload, public_key_info, read_private_key, spki_of
+from cmpd.signing.file import Offload, check_certificate, read_private_key
 
 MAX_USES: Final = 16
 """How often the same encrypted key is decrypted."""
@@ -83,12 +82,5 @@ def load_recipient(
     key = read_private_key(path, passphrase)
     if not isinstance(key, rsa.RSAPrivateKey) or key.key_size < _MIN_BITS:
         raise ConfigError(f"key {path}: want an RSA key of at least {_MIN_BITS} bits to encrypt to")
-    if public_key_info(key) != spki_of(certificate):
-        raise ConfigError(f"key {path}: is not the key of the certificate it is used with")
-    try:
-        usage = x509.load_der_x509_certificate(certificate).extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return RsaRecipient(key, certificate, env, offload=offload)
-    if not usage.key_encipherment:
-        raise ConfigError(f"key {path}: its certificate's keyUsage has no keyEncipherment")
+    check_certificate(path, key, certificate, "keyEncipherment")
     return RsaRecipient(key, certificate, env, offload=offload)

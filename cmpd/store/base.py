@@ -98,7 +98,9 @@ class Store(Protocol):
         """
 
     async def find_transaction(self, transaction_id: bytes) -> TransactionRecord | None:
-        """The transaction with its certificates, the abandoned ones left out; purged: without sender_certificate."""
+        """The transaction with its certificates, the abandoned ones left out; purged: without sender_certificate,
+        kem_secrets and mac_parameters.
+        """
 
     async def find_response(self, transaction_id: bytes, request_digest: bytes) -> tuple[bool, bytes | None]:
         """(True, octets or None for finRep) if this request of the transaction was answered, else (False, None)."""
@@ -133,6 +135,11 @@ class Store(Protocol):
         """By serial number; `subject`: part of subject_text, whatever its case; `after`: serial to go on from.
 
         `state` is the recorded one, or with `at` (Unix seconds) the one at that time, so that EXPIRED can be asked for.
+        """
+
+    async def sharing_key(self, serial: bytes, digest: bytes, limit: int) -> list[tuple[bytes, str]]:
+        """Other certificates that claim the key with this digest, as the one with this serial number does, but are of
+        another entity or for another subject: (serial number, reference value of the entity), by serial number.
         """
 
     async def certificate_status(self, serials: Sequence[bytes]) -> dict[bytes, CertificateStatus]:
@@ -185,8 +192,8 @@ class Store(Protocol):
 
     async def purge(self, ended_before: int, limit: int) -> int:
         """Forget at most `limit` transactions that ended before, in small units between which others are written:
-        their responses, sender_certificate, WaitingRequest and OpenChallenge are deleted, certificates never. Returns
-        how many. A transaction in WAITING ended when its WaitingRequest expired.
+        their responses, sender_certificate, kem_secrets, mac_parameters, WaitingRequest and OpenChallenge are deleted,
+        certificates never. Returns how many. A transaction in WAITING ended when its WaitingRequest expired.
 
         A transaction of which there are certificates, in whatever state, stays otherwise, and so does one with
         keeps_id, and one that brought a revocation passphrase: its transactionID is never free again (a replayed rr

@@ -81,7 +81,7 @@ def _many(cursor: sqlite3.Cursor, head: str, row: str, tail: str, rows: list[tup
 def _open_transactions(cursor: sqlite3.Cursor, changes: list[OpenTransaction]) -> bool:
     head = (
         "INSERT INTO cmp_transaction (id, state, credential, entity_id, body, started_at, server_nonce, confirm_by,"
-        " sender_certificate, ended_at, keeps_id) VALUES"
+        " sender_certificate, ended_at, keeps_id, kem_secrets, mac_parameters) VALUES"
     )
     rows = [
         (
@@ -96,10 +96,12 @@ def _open_transactions(cursor: sqlite3.Cursor, changes: list[OpenTransaction]) -
             new.sender_certificate,
             new.ended_at,
             new.keeps_id,
+            new.kem_secrets,
+            new.mac_parameters,
         )
         for new in (change.transaction for change in changes)
     ]
-    return _many(cursor, head, "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", "ON CONFLICT (id) DO NOTHING", rows)
+    return _many(cursor, head, "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", "ON CONFLICT (id) DO NOTHING", rows)
 
 
 _ENTITIES: Final = "SELECT id, disabled, uses_left FROM entity WHERE id IN ("
@@ -158,7 +160,16 @@ def _claim_unique(cursor: sqlite3.Cursor, changes: list[ClaimUnique]) -> bool:
     head = "INSERT INTO certificate_claim (digest, serial, what, alone, lineage) VALUES"
     row = "(?, ?, ?, ?, coalesce((SELECT lineage FROM certificate_claim WHERE digest = ? AND serial = ?), ?, ?))"
     rows = [
-        (claim.digest, c.serial, claim.what, claim.alone, claim.digest, c.replaces, c.replaces, c.serial)
+        (
+            claim.digest,
+            c.serial,
+            claim.what,
+            claim.alone if claim.binding else _NOT_BINDING,
+            claim.digest,
+            c.replaces,
+            c.replaces,
+            c.serial,
+        )
         for c in changes
         for claim in c.claims
         if claim.what != "serial"
@@ -166,12 +177,15 @@ def _claim_unique(cursor: sqlite3.Cursor, changes: list[ClaimUnique]) -> bool:
     return _many(cursor, head, row, "ON CONFLICT DO NOTHING", rows) and taken(cursor, changes) is None
 
 
+_NOT_BINDING: Final = 2
+"""In the column `alone`."""
+
 _TAKEN: Final = (
     "SELECT mine.what FROM certificate_claim mine JOIN certificate own ON own.serial = mine.serial"
     " JOIN certificate_claim other ON other.digest = mine.digest AND other.serial <> mine.serial"
     " JOIN certificate held ON held.serial = other.serial"
-    " WHERE (mine.digest, mine.serial) IN (VALUES (?, ?)) AND ("
-    " (held.state IN ('intended', 'issued', 'confirmed', 'suspended') AND held.not_after >= ?"
+    " WHERE (mine.digest, mine.serial) IN (VALUES (?, ?)) AND mine.alone < 2 AND ("
+    " (other.alone < 2 AND held.state IN ('intended', 'issued', 'confirmed', 'suspended') AND held.not_after >= ?"
     " AND other.lineage <> mine.lineage AND (mine.alone OR other.alone OR held.entity_id <> own.entity_id))"
     " OR (mine.what = 'key' AND held.state = 'revoked' AND held.reason = 'keyCompromise')) LIMIT 1"
 )

@@ -152,6 +152,18 @@ class MemoryStore:
                 found[serial] = CertificateStatus(serial, CertificateState.CONFIRMED)
         return found
 
+    async def sharing_key(self, serial: bytes, digest: bytes, limit: int) -> list[tuple[bytes, str]]:
+        """Other certificates for the same key, of another entity or subject."""
+        self._check_open()
+        tables, found = self._tables, list[tuple[bytes, str]]()
+        own = tables.certificates[serial]
+        for other in sorted(other for claimed, other in tables.claims if claimed == digest):
+            held = tables.certificates[other]
+            differs = (held.entity_id, held.subject) != (own.entity_id, own.subject)
+            if differs and held.state is not CertificateState.ABANDONED:
+                found.append((other, tables.entities[held.entity_id].reference))
+        return found[:limit]
+
     async def history(self, serial: bytes) -> list[StatusChange]:
         """The status changes of one certificate, the oldest first."""
         self._check_open()

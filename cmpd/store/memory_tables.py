@@ -123,7 +123,8 @@ class Tables:
         self.delete_responses(row)
         self.waiting.pop(row, None)
         self.challenges.pop(row, None)
-        self.transactions[transaction_id] = replace(kept, sender_certificate=None)
+        forgotten = replace(kept, sender_certificate=None, kem_secrets=None, mac_parameters=None)
+        self.transactions[transaction_id] = forgotten
         self.purged.add(row)
 
     def ended_at(self, transaction: TransactionRecord) -> int | None:
@@ -194,6 +195,8 @@ def _move_transaction(tables: Tables, change: MoveTransaction) -> None:
         sender_certificate=kept if change.sender_certificate is None else change.sender_certificate,
     )
     _put_transaction(tables, moved)
+    if moved.state not in (TransactionState.CHALLENGED, TransactionState.PROCESSING):
+        tables.challenges.pop(tables.rows[change.id], None)
 
 
 def _add_response(tables: Tables, change: AddResponse) -> None:
@@ -271,8 +274,8 @@ def _claim_unique(tables: Tables, change: ClaimUnique) -> None:
             held = tables.certificates[serial]
             lost = claim.what == "key" and (held.state, held.reason) == (State.REVOKED, "keyCompromise")
             live = held.state in _LIVE and held.not_after >= change.at and others != lineage
-            exclusive = claim.alone or other.alone or held.entity_id != certificate.entity_id
-            if digest == claim.digest and (lost or (live and exclusive)):
+            exclusive = other.binding and (claim.alone or other.alone or held.entity_id != certificate.entity_id)
+            if claim.binding and digest == claim.digest and (lost or (live and exclusive)):
                 raise StoreConflict(f"{claim.what} taken")
         tables.claims[claim.digest, change.serial] = claim, lineage
 
@@ -396,6 +399,12 @@ def _add_challenge(tables: Tables, change: AddChallenge) -> None:
     row = tables.row(change.challenge.transaction_id)
     if row in tables.challenges:
         raise StoreError("the transaction has a challenge already")
+    entities = [tables.transactions[one.transaction_id].entity_id for one in tables.challenges.values()]
+    left = change.limit - len(entities)
+    if left <= 0:
+        raise StoreConflict("too many challenges")
+    if entities.count(tables.transactions[change.challenge.transaction_id].entity_id) >= left:
+        raise StoreConflict("too many challenges of one")
     tables.challenges[row] = change.challenge
 
 

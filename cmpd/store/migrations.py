@@ -306,6 +306,17 @@ STEPS: tuple[tuple[str, ...], ...] = (
         ) STRICT, WITHOUT ROWID
         """,
     ),
+    (
+        "ALTER TABLE cmp_transaction ADD COLUMN kem_secrets BLOB",  # sealed
+        "ALTER TABLE cmp_transaction ADD COLUMN mac_parameters BLOB",
+        """
+        CREATE TRIGGER challenge_is_over AFTER UPDATE OF state ON cmp_transaction
+            WHEN old.state IN ('challenged', 'processing') AND new.state NOT IN ('challenged', 'processing')
+        BEGIN
+            DELETE FROM challenge WHERE transaction_row = new.row;
+        END
+        """,
+    ),
 )
 
 

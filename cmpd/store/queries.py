@@ -22,7 +22,8 @@ _ENTITIES = (
 )
 _TRANSACTIONS = (  # before the fields the row number, for the certificates, and the reference if there is a request
     "SELECT row, (SELECT reference FROM waiting_request WHERE transaction_row = row), id, state, credential, entity_id,"
-    " body, started_at, server_nonce, confirm_by, sender_certificate, ended_at FROM cmp_transaction "
+    " body, started_at, server_nonce, confirm_by, sender_certificate, ended_at, kem_secrets, mac_parameters"
+    " FROM cmp_transaction "
 )
 _CERTIFICATES = (
     "SELECT serial, transaction_id, cert_req_id, entity_id, profile, state, subject, subject_text, key_id,"
@@ -192,7 +193,7 @@ _DELETE_WHAT_MAY_COME_AGAIN = (
     " AND NOT EXISTS (SELECT 1 FROM certificate WHERE transaction_row = cmp_transaction.row)"
 )
 _KEEP_THE_ID = (
-    "UPDATE cmp_transaction SET purged = 1, sender_certificate = NULL"
+    "UPDATE cmp_transaction SET purged = 1, sender_certificate = NULL, kem_secrets = NULL, mac_parameters = NULL"
     " WHERE state = 'ended' AND purged = 0 AND (ended_at, row) <= (?, ?)"
 )
 _PURGE = (
@@ -279,6 +280,21 @@ def find_certificate(cursor: sqlite3.Cursor, serial: bytes) -> CertificateRecord
         (serial,),
     )
     return next(iter(_certificates(cursor.fetchall())), None)
+
+
+def sharing_key(cursor: sqlite3.Cursor, serial: bytes, digest: bytes, limit: int) -> list[tuple[bytes, str]]:
+    """Other certificates for the same key, of another entity or subject: (serial number, reference value)."""
+    cursor.execute(_SHARING_KEY, (digest, serial, limit))
+    return cursor.fetchall()
+
+
+_SHARING_KEY = (
+    "SELECT held.serial, entity.reference FROM certificate_claim mine JOIN certificate own ON own.serial = mine.serial"
+    " JOIN certificate_claim other ON other.digest = mine.digest JOIN certificate held ON held.serial = other.serial"
+    " JOIN entity ON entity.id = held.entity_id WHERE (mine.digest, mine.serial) IN (VALUES (?, ?))"
+    " AND (held.entity_id <> own.entity_id OR held.subject <> own.subject) AND held.state <> 'abandoned'"
+    " ORDER BY held.serial LIMIT ?"
+)
 
 
 def list_certificates(

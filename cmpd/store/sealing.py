@@ -27,6 +27,7 @@ SCRYPT = {"n": 2**15, "r": 8, "p": 1}  # 32 MiB and about 0.1 s
 FORMAT = "cmpd sealing key 1"
 MAX_FILE = 4096  # octets; a file that we wrote has about 250
 VERSION = b"\x01"  # first octet of a sealed secret
+OVERHEAD = 1 + NONCE + TAG  # octets that a sealed secret is longer
 
 
 class Sealer:
@@ -81,7 +82,7 @@ class Sealer:
 
     def open(self, blob: bytes, reference: str) -> bytes:
         """The secret. StoreError if the blob is damaged, or was sealed under another key or for another reference."""
-        if blob[:1] != VERSION or len(blob) < 1 + NONCE + TAG:
+        if blob[:1] != VERSION or len(blob) < OVERHEAD:
             raise StoreError(f"sealed secret of {reference!r}: want version 1, found another or too few octets")
         try:
             return self._aead.decrypt(blob[1 : 1 + NONCE], blob[1 + NONCE :], _bound_to(reference))

@@ -184,6 +184,10 @@ class SqliteStore:
         """The states of these certificates, if they were issued."""
         return await self._ask(self._reader, status.certificate_status, serials)
 
+    async def sharing_key(self, serial: bytes, digest: bytes, limit: int) -> list[tuple[bytes, str]]:
+        """Other certificates for the same key, of another entity or subject."""
+        return await self._ask(self._reader, queries.sharing_key, serial, digest, limit)
+
     async def history(self, serial: bytes) -> list[StatusChange]:
         """The status changes of one certificate, the oldest first."""
         return await self._ask(self._reader, status.history, serial)

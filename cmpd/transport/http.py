@@ -17,9 +17,8 @@ here, so it is a 404 and not the resource without it. One slash at the end of a 
 
 import binascii
 import logging
-import socket
 from base64 import b64decode, b64encode
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from re import IGNORECASE
@@ -36,6 +35,7 @@ from cmpd.origin import OPERATIONS, Door, NotAMessage, Operation, Origin, Respon
 from cmpd.transport.frames import FrameRules, answer_frame
 from cmpd.transport.http_server import (
     HttpAnswer,
+    HttpDoor,
     HttpLimits,
     HttpServer,
     connection_of,
@@ -88,8 +88,8 @@ class _Place:
     profile: str = ""
 
 
-class CmpHttpServer:
-    """Listens for clients of CMP over HTTP, or HTTPS with `tls`. One for all addresses; start and drain it once."""
+class CmpHttpServer(HttpDoor):
+    """Listens for clients of CMP over HTTP, or HTTPS with `tls`. One for all addresses."""
 
     def __init__(
         self,
@@ -124,24 +124,6 @@ class CmpHttpServer:
         self._find = lru_cache(maxsize=256)(self._find_place)
         self._env = env or Env()
         self._http = HttpServer(self._answer, self._limits, self._env, tls=tls, handshake_seconds=handshake_seconds)
-
-    async def start(self, listen: Sequence[tuple[str, int] | socket.socket]) -> None:
-        """Listen on each (host, port) or ready-made listening socket; OSError and no listener at all if one fails."""
-        await self._http.start(listen)
-
-    @property
-    def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Where it listens: (host, port), the port as the system gave it. Empty before start and after drain."""
-        return self._http.addresses
-
-    @property
-    def connections(self) -> int:
-        """How many connections there are (with those that are gone but whose request is still worked on)."""
-        return self._http.connections
-
-    async def drain(self, seconds: float) -> None:
-        """Stop accepting, close idle connections, wait `seconds` at most for the others' answers, then cut them."""
-        await self._http.drain(seconds)
 
     # --- where
 

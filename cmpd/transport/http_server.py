@@ -28,6 +28,7 @@ from cmpd.transport.tls import TlsContext
 
 __all__ = [
     "HttpAnswer",
+    "HttpDoor",
     "HttpLimits",
     "HttpServer",
     "connection_of",
@@ -197,6 +198,30 @@ class HttpServer:
         if answer.status != HTTPStatus.NOT_MODIFIED:
             added["Content-Length"] = str(len(answer.body))
         return {**answer.headers, **added}
+
+
+class HttpDoor:
+    """What answers by an HttpServer of its own, `_http`. Start it once at most, drain it once."""
+
+    _http: HttpServer
+
+    async def start(self, listen: Sequence[tuple[str, int] | socket.socket]) -> None:
+        """Listen on each (host, port) or ready-made listening socket; OSError and no listener at all if one fails."""
+        await self._http.start(listen)
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Where it listens: (host, port), the port as the system gave it. Empty before start and after drain."""
+        return self._http.addresses
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are (with those that are gone but whose request is still worked on)."""
+        return self._http.connections
+
+    async def drain(self, seconds: float) -> None:
+        """Stop accepting, close idle connections, wait `seconds` at most for the others' answers, then cut them."""
+        await self._http.drain(seconds)
 
 
 def _without_host(request: web.BaseRequest) -> HttpAnswer | None:

@@ -24,7 +24,7 @@ from aiohttp import web
 from cmpd.config_status import CERTIFICATE_PATH, CHAIN_PATH, CRL_PATH, DELTA_PATH, OCSP_PATH
 from cmpd.env import Env
 from cmpd.errors import StoreError
-from cmpd.transport.http_server import HttpAnswer, HttpLimits, HttpServer, plain, read_content
+from cmpd.transport.http_server import HttpAnswer, HttpDoor, HttpLimits, HttpServer, plain, read_content
 
 log = logging.getLogger("cmpd.transport.publish")
 
@@ -111,8 +111,8 @@ class PublishLimits(HttpLimits):
     ocsp_max_age: int = 60
 
 
-class PublishServer:
-    """Listens on one address, and publishes. Start it once at most, drain it once."""
+class PublishServer(HttpDoor):
+    """Listens, and publishes."""
 
     def __init__(self, sources: Sources, limits: PublishLimits | None = None, *, env: Env | None = None) -> None:
         """`env`: the clock of Date and of the ages."""
@@ -120,24 +120,6 @@ class PublishServer:
         self._limits = limits or PublishLimits()
         self._env = env or Env()
         self._http = HttpServer(self._answer, self._limits, self._env)
-
-    async def start(self, host: str, port: int) -> None:
-        """Listen; OSError if that fails."""
-        await self._http.start([(host, port)])
-
-    @property
-    def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Where it listens: (host, port), the port as the system gave it. Empty before start and after drain."""
-        return self._http.addresses
-
-    @property
-    def connections(self) -> int:
-        """How many connections there are."""
-        return self._http.connections
-
-    async def drain(self, seconds: float) -> None:
-        """Stop accepting, close idle connections, wait `seconds` at most for the others' answers, then cut them."""
-        await self._http.drain(seconds)
 
     # --- what is asked for
 
@@ -194,14 +176,14 @@ class PublishServer:
         return self._conditional(request, "application/pkix-crl", octets, tag, fields, crls.this_update)
 
     def _certificate(self, request: web.BaseRequest) -> HttpAnswer:
-        octets = self._sources.certificate
-        fields = {"Cache-Control": f"max-age={_CERTIFICATE_MAX_AGE}, public, no-transform"}
-        return self._conditional(request, "application/pkix-cert", octets, _digest(octets), fields, None)
+        return self._constant(request, "application/pkix-cert", self._sources.certificate)
 
     def _chain(self, request: web.BaseRequest) -> HttpAnswer:
-        octets = self._sources.chain
+        return self._constant(request, "application/pem-certificate-chain", self._sources.chain)
+
+    def _constant(self, request: web.BaseRequest, kind: str, octets: bytes) -> HttpAnswer:
         fields = {"Cache-Control": f"max-age={_CERTIFICATE_MAX_AGE}, public, no-transform"}
-        return self._conditional(request, "application/pem-certificate-chain", octets, _digest(octets), fields, None)
+        return self._conditional(request, kind, octets, _digest(octets), fields, None)
 
     # --- OCSP
 

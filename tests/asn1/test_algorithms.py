@@ -6,11 +6,12 @@ import pytest
 from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
+from pyasn1_alt_modules import rfc4055, rfc8018, rfc8619, rfc9044, rfc9481, rfc9688
 
 from cmpd.asn1 import algorithms, der, oids
 from cmpd.asn1.algorithms import certificate_hash, certificate_hash_name
 from cmpd.protection import certificate_hash as certificate_hash_of
-from cmpd.protection import hash_by_algorithm
+from cmpd.protection import hash_by_algorithm, kembm, macs
 from tests.protection.fakes import certificate
 
 
@@ -109,7 +110,9 @@ def test_the_hash_of_what_is_no_certificate_is_none():
         (identifier(oids.SHA384, der.NULL_TLV), "sha384"),
         (identifier(oids.SHA512), "sha512"),
         (identifier(oids.SHA3_256), "sha3_256"),
-        (identifier(oids.SHA3_512, der.NULL_TLV), "sha3_512"),
+        (identifier(oids.SHA3_512), "sha3_512"),
+        (identifier(oids.SHA3_512, der.NULL_TLV), None),
+        (identifier(oids.SHAKE128, der.NULL_TLV), None),
         (identifier(oids.SHA3_224), None),
         (identifier(oids.SHA1), None),
         (identifier(oids.SHA224), None),
@@ -125,6 +128,36 @@ def test_hash_alg_of_cert_status_names_sha2_or_sha3(algorithm, name):
 def test_hash_alg_of_cert_status_may_name_shake():
     assert hash_by_algorithm(identifier(oids.SHAKE128), b"x") == hashlib.shake_128(b"x").digest(32)
     assert hash_by_algorithm(identifier(oids.SHAKE256), b"x") == hashlib.shake_256(b"x").digest(64)
+
+
+def named(module, suffix):
+    """The OIDs of a module of another library by this end of their names."""
+    found = {name.removeprefix("id_"): str(value) for name, value in vars(module).items() if name.startswith("id_")}
+    return {oid for name, oid in found.items() if name.lower().endswith(suffix) or name.lower().startswith(suffix)}
+
+
+def test_the_tables_of_macs_and_their_hashes_have_the_oids_of_another_library():
+    hmacs = {algorithm for module in (rfc9481, rfc9688) for algorithm in named(module, "hmacwithsha")}
+    old = {str(rfc8018.id_hmacWithSHA1), "1.3.6.1.5.5.8.1.2"}  # RFC 4210 appendix D.2 has the other one
+    assert {der.dotted(oid) for oid in algorithms.HMACS} == hmacs | old
+    assert {der.dotted(oid) for oid in macs.GMACS} == named(rfc9481, "_gmac") == named(rfc9044, "_gmac")
+    assert {der.dotted(oid) for oid in macs._KMACS} == named(rfc9481, "kmacwith")
+    assert {der.dotted(oid) for oid in kembm.KDFS} == named(rfc8619, "alg_hkdf_with") | named(
+        rfc9688, "alg_hkdf_with"
+    ) - {str(rfc9688.id_alg_hkdf_with_sha3_224)}
+    hashes = named(rfc9481, "sha") | named(rfc9688, "sha3_") | {str(rfc4055.id_sha1)}
+    assert {der.dotted(oid) for oid in algorithms.OWFS} == hashes
+    for oid, name in {**algorithms.OWFS, **algorithms.HMACS}.items():
+        assert algorithms.DIGEST_OCTETS.get(name) == (
+            None if name.startswith("shake") else hashlib.new(name).digest_size
+        ), oid
+
+
+def test_what_is_written_for_a_hash_or_hmac_is_read_as_it():
+    for write, table in ((algorithms.hash_identifier, algorithms.OWFS), (algorithms.hmac_identifier, algorithms.HMACS)):
+        for name in table.values():
+            made = write(name)
+            assert algorithms.read_named(made, 0, len(made), table, "noun") == (name, len(made))
 
 
 @given(st.binary(max_size=80))

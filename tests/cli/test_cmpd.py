@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 import cmpd
 from cmpd.cli.check import examine
@@ -17,6 +18,7 @@ from cmpd.cli.cmpd import main, parser
 from cmpd.config import Config, load
 from cmpd.env import Env
 from cmpd.install import KEYS, Plan, make_root
+from cmpd.public_keys import key_kind
 from tests.cli.conftest import Run
 
 
@@ -47,6 +49,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
         *(["cert", name] for name in ("list", "show", "export", "revoke", "suspend", "resume")),
         *(["request", name] for name in ("list", "show", "approve", "reject")),
         *(["crl", name] for name in ("issue", "show")),
+        ["key", "add"],
     ],
 )
 def test_every_command_has_help_with_an_example_that_is_valid(words: list[str], capsys: pytest.CaptureFixture[str]):
@@ -78,6 +81,12 @@ def test_every_command_has_help_with_an_example_that_is_valid(words: list[str], 
         (["entity", "add", "x", "--config", "y", "--secret", "z"], "unrecognized"),
         (["entity", "add", "x", "--config", "y", "--cert", "c", "--secret-file", "s"], "not allowed with"),
         (["init", "--dir", "x", "--publish", "systemd"], "want"),
+        (["key", "add", "--config", "y"], "arguments are required: purpose"),
+        (["key", "add", "ca", "--config", "y"], "invalid choice: 'ca'"),
+        (
+            ["key", "add", "kem", "--config", "y", "--type", "p256"],
+            "want one of mlkem768, mlkem1024 for kem, have p256",
+        ),
         (["init", "--dir", "x", "--base-url", "pki.example.com"], 'want a URL such as "http://pki.example.com"'),
         (["init", "--dir", "x", "--install-certificate", "y", "--publish", "80"], "--publish was decided"),
         (["init", "--dir", "x", "--install-certificate", "y", "--base-url", "http://x"], "--base-url was decided"),
@@ -115,6 +124,32 @@ def test_wrong_usage_ends_with_2(words: list[str], wanted: str, capsys: pytest.C
         main(words)
     assert end.value.code == 2
     assert wanted in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "loaded"),
+    [
+        (["message"], {"message"}),
+        (["check"], {"check", "entity"}),
+        (["key", "add"], {"key", "entity"}),
+        (["entity", "list"], {"entity"}),
+        (["init"], set()),
+        (["serve"], set()),
+    ],
+)
+def test_only_the_files_of_the_command_that_was_given_are_loaded(words: list[str], loaded: set[str]):
+    """The others take longer to load than `cmpd message` needs for its work."""
+    text = (
+        "import sys, cmpd.cli.cmpd\n"
+        "try: cmpd.cli.cmpd.main(sys.argv[1:])\n"
+        "except SystemExit: print('modules', *sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", text, *words, "--help"], capture_output=True, text=True)
+    modules = done.stdout.splitlines()[-1].split()
+    assert modules[0] == "modules", done.stderr
+    files = {"cert", "check", "crl", "entity", "key", "message", "request"}
+    assert {name for name in files if f"cmpd.cli.{name}" in modules} == loaded
+    assert "cmpd.daemon" not in modules
 
 
 def test_no_option_takes_a_secret():
@@ -224,8 +259,13 @@ def test_where_nobody_may_write_init_says_so(run: Run, tmp_path: Path):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_key_types_are_offered(key: str):
-    assert parser().parse_args(["init", "--dir", "x", "--key", key]).key == key
+def test_a_ca_with_a_key_of_each_type_is_made_and_found_good(run: Run, tmp_path: Path, key: str):
+    assert run("init", "--dir", tmp_path / "new", "--key", key).code == 0
+    found = x509.load_pem_x509_certificate((tmp_path / "new/ca.pem").read_bytes()).public_key()
+    assert key_kind(found) == ("rsa" if key.startswith("rsa") else key)
+    assert not key.startswith("rsa") or found.key_size == int(key.removeprefix("rsa"))
+    done = run("check", "--config", tmp_path / "new/cmpd.toml")
+    assert (done.code, done.err) == (0, "")
 
 
 # --- check -----------------------------------------------------------------------------------------------------------
@@ -277,6 +317,23 @@ def test_check_notices_files_that_do_not_fit(run: Run, ca: Path, one: str, other
     done = run("check")
     assert done.code == 1
     assert f"cmpd: {wanted}" in done.err
+
+
+def test_check_says_what_is_in_the_place_of_a_certificate(run: Run, ca: Path):
+    for octets, have in (((ca / "private/cmp.key.pem").read_bytes(), "a private key"), (b"", "none")):
+        (ca / "cmp.pem").write_bytes(octets)
+        wanted = f"cmpd: cmp.certificate: certificate {ca / 'cmp.pem'}: want certificates in PEM, have {have}"
+        assert wanted in run("check").err.splitlines()
+
+
+@pytest.mark.parametrize("table", ["ca", "cmp"])
+def test_check_notices_a_signature_algorithm_that_the_key_cannot_have(run: Run, ca: Path, table: str):
+    path = ca / "cmpd.toml"
+    path.write_text(path.read_text().replace(f"[{table}]\n", f'[{table}]\nsignature = "rsassa-pss-sha256"\n'))
+    done = run("check")
+    assert (done.code, len(done.err.splitlines())) == (1, 1)
+    assert done.err.startswith(f"cmpd: {table}.key: key ")
+    assert "signature algorithm: want one of ecdsa-with-SHA256" in done.err
 
 
 def test_check_notices_a_cmp_certificate_of_another_ca(run: Run, ca: Path, tmp_path: Path):

@@ -14,10 +14,13 @@ import pytest
 from cmpd.changes import Change, DecideWaiting, MoveTransaction
 from cmpd.cli import request
 from cmpd.cli.cmpd import main
+from cmpd.config import load
 from cmpd.env import Env
+from cmpd.keeping import seal_request
 from cmpd.records import Decision, TransactionState, WaitingRequest
 from cmpd.store import open_store
 from cmpd.store.base import Store
+from cmpd.store.sealing import Sealer
 from cmpd.store.sqlite import SqliteStore
 from tests.cli.conftest import Result
 from tests.store.samples import NOW, entity, holding, octets
@@ -153,7 +156,7 @@ FIELDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("word", ["0000001A", "1a", "0x1A", octets(26).hex(), octets(26).hex(":").upper()])
 def test_show_finds_by_reference_and_by_transaction_id(ask: Ask, waits: Path, word: str):
-    shown = FIELDS | {"request_octets": 10, "request_sha256": octets(26, 32).hex()}
+    shown = FIELDS | {"request_octets": 11, "request_sha256": octets(26, 32).hex()}
     assert json.loads(ask("show", word, "--json").out) == shown
     lines = dict(line.split(":", 1) for line in ask("show", word).out.splitlines())
     assert {name: value.strip() for name, value in lines.items()} == {
@@ -184,11 +187,36 @@ def _with(change: Any, name: str, fields: dict[str, object]) -> Any:
 
 def test_show_writes_the_request(ask: Ask, waits: Path, tmp_path: Path):
     done = ask("show", "1A", "--out", str(tmp_path / "request.der"))
-    assert (tmp_path / "request.der").read_bytes() == b"request 26"
+    assert (tmp_path / "request.der").read_bytes() == b"\x30request 26"
     assert "CN=device 26" in done.out
     assert done.err == f"{tmp_path}/request.der: request 0000001A (PKIMessage, DER)\n"
     done = ask("show", "1A", "--out", str(tmp_path / "none/request.der"))
     assert (done.code, done.err.startswith("cmpd: --out ")) == (1, True)
+
+
+def test_show_opens_a_sealed_request_and_needs_the_passphrase_for_it_alone(ask: Ask, ca: Path, tmp_path: Path):
+    config = load(ca / "cmpd.toml")
+    sealer = Sealer.load(config.store.secrets_key, config.ca.passphrase())
+
+    async def fill() -> None:
+        store = await open_store(ca / "cmpd.db", serving=False)
+        owner = await store.add_entity(entity("pump"))
+        sealed = seal_request(sealer, octets(7), b"\x30a request with secrets")
+        await store.write(holding(7, owner, received_at=NOW, request=sealed))
+        await store.close()
+
+    asyncio.run(fill())
+    assert b"with secrets" not in kept(ca, 7).request
+    done = ask("show", "7", "--out", str(tmp_path / "request.der"), "--json")
+    assert (tmp_path / "request.der").read_bytes() == b"\x30a request with secrets"
+    shown = json.loads(done.out)
+    assert shown["request_octets"] == len(b"\x30a request with secrets")
+    config.store.secrets_key.unlink()
+    assert json.loads(ask("show", "7", "--json").out) == shown
+    done = ask("show", "7", "--out", str(tmp_path / "again.der"))
+    assert (done.code, done.out) == (1, "")
+    assert str(config.store.secrets_key) in done.err
+    assert not (tmp_path / "again.der").exists()
 
 
 @pytest.mark.parametrize("word", ["1b", "00", "abc", "12345678", "ab" * 16, "ab" * 40])

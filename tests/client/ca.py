@@ -17,6 +17,7 @@ from pyasn1.type.univ import noValue
 from pyasn1_alt_modules import rfc5280, rfc9810
 
 from cmpd.asn1 import der
+from cmpd.asn1.signing import SIGNING
 from cmpd.client.certificates import Certificate
 from cmpd.client.credentials import KeyAndCertificate
 from cmpd.message import BODY_NAMES, BODY_TYPES, Envelope, decode
@@ -28,6 +29,7 @@ CMC_RA = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.28")
 TLS_SERVER = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.1")
 IMPLICIT = der.seq(der.encode_oid("1.3.6.1.5.5.7.4.13"), der.NULL_TLV)
 SHA256 = der.seq(der.encode_oid("2.16.840.1.101.3.4.2.1"))
+SIGNATURES = {one.identifier for one in SIGNING.values()}
 HMAC_SHA256 = der.seq(der.encode_oid("1.2.840.113549.2.9"), der.NULL_TLV)
 ECDSA_SHA256 = der.seq(der.encode_oid("1.2.840.10045.4.3.2"))
 ANSWER = {
@@ -189,9 +191,7 @@ class Ca:
 
     def _message(self, request: Envelope, body: str, content: bytes, forge: Forge) -> bytes:
         header = request.header
-        kind = forge.protection or (
-            "mac" if der.encode_oid("1.2.840.10045.4.3.2") not in (header.protection_alg or b"") else "signature"
-        )
+        kind = forge.protection or ("signature" if header.protection_alg in SIGNATURES else "mac")
         signer = forge.signer or self.signer
         salt = os.urandom(16)
         parameter = der.seq(der.encode_octets(salt), SHA256, der.encode_integer(forge.iterations), HMAC_SHA256)

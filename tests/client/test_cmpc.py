@@ -14,11 +14,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from cmpd.asn1 import names
+from cmpd.asn1.signing import SIGNING
 from cmpd.cli.cmpc import main
 from cmpd.client import messages
 from cmpd.client.certificates import Certificate, load_certificates
 from cmpd.client.keys import KEY_TYPES, load_key, public_key_info, save_key
 from cmpd.client.messages import Template
+from cmpd.protection import pbm
+from cmpd.protection.base import ProtectionPolicy
 from tests.client.ca import SECRET, Ca, error_content, forged, issue
 from tests.client.wire import Peer, serving
 
@@ -98,6 +101,18 @@ async def test_the_result_as_json_and_the_secret_from_standard_input(cmpc: Cmpc,
     assert template["validity"]["not_after"].native is not None
 
 
+async def test_the_mac_inside_is_the_one_that_was_asked_for(cmpc: Cmpc, ca: Ca) -> None:
+    for name, inner in (("hmac-sha3-384", "sha3_384"), ("aes192-gmac", "aes192-gmac")):
+        options = ("--mac-algorithm", name, "--subject", "CN=device", "--explicit-confirm", "--out-dir", name)
+        code, _, err = await cmpc("ir", *BY_SECRET, *options)
+        assert code == 0, err
+        macs = [pbm.parse(one.header.protection_alg or b"", ProtectionPolicy()).mac for _, one in ca.received[-2:]]
+        assert [mac.name for mac in macs] == [inner, inner]
+        assert (macs[0] == macs[1]) == (inner == "sha3_384")  # a nonce is for one message
+    with pytest.raises(SystemExit):
+        await cmpc("ir", *BY_SECRET, "--mac-algorithm", "hmac-md5", "--subject", "CN=device")
+
+
 async def test_kur_with_an_encrypted_key(cmpc: Cmpc, ca: Ca, tmp_path: Path) -> None:
     own = issue("device", ca.sub)
     (tmp_path / "old.pem").write_bytes(own.certificate.pem + ca.sub.certificate.pem)
@@ -116,6 +131,32 @@ async def test_kur_with_an_encrypted_key(cmpc: Cmpc, ca: Ca, tmp_path: Path) -> 
     [certificate] = load_certificates(tmp_path / "new.pem")
     assert certificate.public_key_info == public_key_info(load_key(tmp_path / "new.key"))
     assert ca.received[0][1].extra_certs == (own.certificate.der, ca.sub.certificate.der)
+
+
+async def test_messages_and_requests_are_signed_by_the_algorithms_that_are_named(
+    cmpc: Cmpc, ca: Ca, tmp_path: Path
+) -> None:
+    own = issue("device", ca.sub)
+    (tmp_path / "old.pem").write_bytes(own.certificate.pem + ca.sub.certificate.pem)
+    save_key(tmp_path / "old.key", own.key)
+    save_key(tmp_path / "rsa.key", KEY_TYPES["rsa2048"]())
+    who = ("--cert", "old.pem", "--key", "old.key", "--trusted", "ca.pem", "--new-key", "rsa.key", "--out", "new.pem")
+    wanted = ("--signature-algorithm", "ecdsa-with-sha3-512", "--popo-algorithm", "rsassa-pss-sha384")
+    for number, command in enumerate((("cr", "--subject", "CN=device"), ("kur",), ("p10cr", "--subject", "CN=device"))):
+        code, _, err = await cmpc(*command, *who, *wanted)
+        assert code == 0, err
+        (tmp_path / "new.pem").unlink()
+        request = ca.received[number][1]
+        assert request.header.protection_alg == SIGNING["ecdsa-with-sha3-512"].identifier
+        assert request.body.count(SIGNING["rsassa-pss-sha384"].identifier) == 1
+    for option, have in (("--signature-algorithm", "RSASSA-PSS-sha256"), ("--popo-algorithm", "ed25519")):
+        code, _, err = await cmpc("kur", *who, option, have)
+        assert (code, f"{option}: private key: signature algorithm: want one of" in err) == (2, True), err
+    code, _, err = await cmpc("cr", "--subject", "CN=x", *who, "--popo", "encrCert", "--popo-algorithm", "Ed25519")
+    assert (code, "want it for a key that signs its proof" in err) == (2, True), err
+    code, _, err = await cmpc("p10cr", *who, "--csr", "old.pem", "--popo-algorithm", "Ed25519")
+    assert (code, "is signed already" in err) == (2, True), err
+    assert len(ca.received) == 3
 
 
 async def test_p10cr_with_a_request_from_a_file_and_with_one_that_is_made(cmpc: Cmpc, ca: Ca, tmp_path: Path) -> None:

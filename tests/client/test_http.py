@@ -13,7 +13,8 @@ from yarl import URL
 from cmpd.client.base import ConnectionLimits
 from cmpd.client.errors import AnswerTimeout, ConnectError, ConnectionLost, ProtocolError, TransportError
 from cmpd.client.http import HttpConnection
-from tests.client.web import Behaviour, Visitor, WebServer, echo_http, response, serving_http
+from tests.client.accepting import Server
+from tests.client.web import Behaviour, Visitor, echo_http, response, serving_http
 
 QUICK = ConnectionLimits(connect_timeout=5, answer_timeout=5)
 
@@ -21,7 +22,7 @@ QUICK = ConnectionLimits(connect_timeout=5, answer_timeout=5)
 @asynccontextmanager
 async def talking(
     behave: Behaviour, limits: ConnectionLimits = QUICK, path: str = "/.well-known/cmp"
-) -> AsyncIterator[tuple[WebServer, HttpConnection]]:
+) -> AsyncIterator[tuple[Server, HttpConnection]]:
     async with (
         serving_http(behave) as server,
         HttpConnection(URL(f"http://127.0.0.1:{server.port}{path}"), limits=limits) as connection,

@@ -1,15 +1,16 @@
-"""An HTTP server for tests that is told per connection what to do, written by hand; and certificates for TLS."""
+"""HTTP, by hand, on the server that tests tell what to do (accepting.py); and certificates for TLS."""
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 
+from tests.client.accepting import Accepted, Server, accepting
 from tests.client.ca import Issued
 
 PKIXCMP = "application/pkixcmp"
@@ -24,14 +25,7 @@ class Asked:
     body: bytes
 
 
-@dataclass
-class Visitor:
-    """One connection as the server sees it; `number` counts them from 0."""
-
-    number: int
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
+class Visitor(Accepted):
     async def read(self) -> Asked | None:
         """The next request, None at the end of the connection."""
         try:
@@ -41,10 +35,6 @@ class Visitor:
             return Asked(line, fields, await self.reader.readexactly(int(fields["content-length"])))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
-
-    async def raw(self, octets: bytes) -> None:
-        self.writer.write(octets)
-        await self.writer.drain()
 
     async def answer(self, body: bytes, status: int = 200, kind: str = PKIXCMP, **fields: str) -> None:
         await self.raw(response(body, status, kind, **fields))
@@ -60,45 +50,8 @@ def response(body: bytes, status: int = 200, kind: str = PKIXCMP, **fields: str)
 Behaviour = Callable[[Visitor], Awaitable[None]]
 
 
-@dataclass
-class WebServer:
-    port: int = 0
-    connections: int = 0
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    errors: list[BaseException] = field(default_factory=list)
-
-
-@asynccontextmanager
-async def serving_http(behave: Behaviour, tls: ssl.SSLContext | None = None) -> AsyncIterator[WebServer]:
-    """Serve on a free port of 127.0.0.1; each connection is closed when `behave` returns for it."""
-    state = WebServer()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        number, state.connections = state.connections, state.connections + 1
-        task = asyncio.current_task()
-        assert task is not None
-        state.tasks.add(task)
-        try:
-            await behave(Visitor(number, reader, writer))
-        except (ConnectionError, ssl.SSLError, asyncio.CancelledError):
-            pass
-        except BaseException as error:
-            state.errors.append(error)
-        finally:
-            state.tasks.discard(task)
-            writer.close()
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
-    state.port = server.sockets[0].getsockname()[1]
-    try:
-        yield state
-    finally:
-        server.close()
-        for task in list(state.tasks):
-            task.cancel()
-        await asyncio.gather(*state.tasks, return_exceptions=True)
-        await asyncio.sleep(0)
-    assert not state.errors, state.errors
+def serving_http(behave: Behaviour, tls: ssl.SSLContext | None = None) -> AbstractAsyncContextManager[Server]:
+    return accepting(Visitor, behave, tls)
 
 
 async def echo_http(visitor: Visitor) -> None:

@@ -21,7 +21,7 @@ from cmpd.install import Plan, make_root
 from cmpd.signing import file as signing_file
 from cmpd.store import sealing
 from tests.end_to_end.crashing import ITERATIONS, SCRYPT_N
-from tests.support import read_ready, wait_for_line
+from tests.support import Place, read_ready, wait_for_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,20 +65,11 @@ class Server:
 
 
 @dataclass
-class Site:
+class Site(Place):
     """A CA in a directory, and the program that forks its servers, one at a time, or runs commands."""
 
-    directory: Path
     program: subprocess.Popen[str]
     servers: list[Server] = field(default_factory=list)
-
-    @property
-    def config(self) -> Path:
-        return self.directory / "cmpd.toml"
-
-    @property
-    def anchor(self) -> Path:
-        return self.directory / "ca.pem"
 
     @property
     def database(self) -> Path:
@@ -93,12 +84,6 @@ class Site:
     def crls(self) -> Path:
         """Every CRL, full or delta, that such a key has signed, in hex."""
         return self.directory / "journal.crl"
-
-    def configure(self, old: str, new: str) -> None:
-        """Replace a line of the configuration; it must be there."""
-        text = self.config.read_text()
-        assert old in text, f"{old!r} is not in {self.config}"
-        self.config.write_text(text.replace(old, new, 1))
 
     def start(
         self,

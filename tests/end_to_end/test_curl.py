@@ -11,7 +11,7 @@ from cmpd.client.credentials import SharedSecret
 from cmpd.client.responses import Trust
 from tests.end_to_end.asking import certificates_in, enrol, ir, trust_in
 from tests.end_to_end.doors import PKIXCMP, POLL, seen
-from tests.end_to_end.ways import TLS_KEYS, Way, add_secret, made_with, write_holder
+from tests.end_to_end.ways import TLS_KEYS, Way, serving_with, write_holder
 from tests.support import needs_curl
 
 pytestmark = needs_curl
@@ -115,11 +115,9 @@ def _fields(head: Path) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
-    with made_with(tmp_path_factory.mktemp("curl") / "ca", CONFIGURATION) as site:
-        add_secret(site, SECRET.reference, SECRET.secret, "--uses", "unlimited")
-        with site.serving() as server, Way(site, server) as way:
-            yield way
-        assert " ERROR " not in server.log_text()
+    directory = tmp_path_factory.mktemp("curl") / "ca"
+    with serving_with(directory, CONFIGURATION, SECRET, "--uses", "unlimited") as way:
+        yield way
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from cmpd.client.responses import Trust, verify
 from cmpd.client.revocation import RevDetails, rev_request
 from tests.end_to_end.asking import ENV, accepted, certificates_in, confirmation, enrol, ir, new_key, trust_in
 from tests.end_to_end.doors import Door, seen
-from tests.end_to_end.ways import DOORS, EVERY_DOOR, Way, add_secret, made_with
+from tests.end_to_end.ways import DOORS, EVERY_DOOR, Way, serving_with
 
 SECRET = SharedSecret("device", b"a secret of the tests", iterations=500)
 WRONG = SharedSecret("device", b"another secret", iterations=500)
@@ -350,12 +350,10 @@ def through(way: Way, door: str) -> Iterator[Door]:
 
 @pytest.fixture(scope="module")
 def way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
-    with made_with(tmp_path_factory.mktemp("doors") / "ca", EVERY_DOOR + PROFILE) as site:
-        options = ["--uses", "unlimited", "--may-revoke", "--profile", "default", "--profile", "short"]
-        add_secret(site, SECRET.reference, SECRET.secret, *options)
-        with site.serving() as server, Way(site, server) as way:
-            yield way
-        assert " ERROR " not in server.log_text()
+    directory = tmp_path_factory.mktemp("doors") / "ca"
+    options = ["--uses", "unlimited", "--may-revoke", "--profile", "default", "--profile", "short"]
+    with serving_with(directory, EVERY_DOOR + PROFILE, SECRET, *options) as way:
+        yield way
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from cmpd.client.responses import Trust
 from tests.end_to_end.asking import certificates_in, ir, trust_in
 from tests.end_to_end.doors import wait_until
 from tests.end_to_end.test_slow_clients import DOORS, quick_client, whole
-from tests.end_to_end.ways import TLS_KEYS, Way, add_secret, made_with, many_files
+from tests.end_to_end.ways import TLS_KEYS, Way, many_files, serving_with
 
 SECRET = SharedSecret("device", b"a secret of the tests", iterations=500)
 COUNT = 1000
@@ -40,11 +40,9 @@ def count() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def way(count: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
-    with made_with(tmp_path_factory.mktemp("many") / "ca", CONFIGURATION) as site:
-        add_secret(site, SECRET.reference, SECRET.secret, "--uses", "unlimited")
-        with site.serving() as server, Way(site, server) as way:
-            yield way
-        assert " ERROR " not in server.log_text()
+    directory = tmp_path_factory.mktemp("many") / "ca"
+    with serving_with(directory, CONFIGURATION, SECRET, "--uses", "unlimited") as way:
+        yield way
 
 
 @pytest.fixture(scope="module")

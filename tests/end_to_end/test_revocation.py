@@ -5,9 +5,8 @@ One server for all; each test has certificates of its own. What is published is 
 
 import json
 import re
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 
 from tests.bridge import ThreadBridge
+from tests.end_to_end.doors import wait_until
 from tests.support import Installation, Server, cmpd, needs_openssl, new_key, run
 
 pytestmark = needs_openssl
@@ -124,7 +124,7 @@ class Site:
         for get in (False, True):
             said = self.ocsp(holder, get=get)
             assert said.startswith(wanted), said
-        wait_until(lambda: (self.entry(holder) is None) is (wanted == "good"))
+        wait_until(lambda: (self.entry(holder) is None) is (wanted == "good"), SECONDS)
         file = self.directory / "ca.crl"
         file.write_bytes(self.fetch("/ca.crl"))
         command = ["openssl", "verify", "-x509_strict", "-crl_check", "-CAfile", self.installation.anchor]
@@ -138,13 +138,6 @@ class Site:
         done = cmpd("cert", "show", holder.serial, "--config", self.installation.config, "--json")
         found: dict[str, object] = json.loads(done.stdout)[0]
         return found
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def install(tmp_path_factory: pytest.TempPathFactory, *options: str) -> Installation:
@@ -351,7 +344,7 @@ def test_what_is_not_confirmed_in_time_is_revoked_and_published(tmp_path_factory
         options = ["-cmd", "ir", "-newkey", key, "-subject", "/CN=device", "-certout", certificate]
         site.openssl(*options, "-disable_confirm", *site.mac("device"))
         holder = Holder(certificate, key)
-        wait_until(lambda: site.entry(holder) is not None)
+        wait_until(lambda: site.entry(holder) is not None, SECONDS)
         assert "Reason: cessationOfOperation" in site.ocsp(holder)
 
 
@@ -364,7 +357,7 @@ def test_an_expired_certificate_is_told_to_be_expired(tmp_path_factory: pytest.T
         site = Site(installation, server, bridge, tmp_path_factory.mktemp("holders"))
         holder = site.enrol()
         assert site.record(holder)["state"] == "confirmed"
-        wait_until(lambda: site.record(holder)["state"] == "expired")
+        wait_until(lambda: site.record(holder)["state"] == "expired", SECONDS)
         config = installation.config
         refused = cmpd("cert", "revoke", holder.serial, "--config", config, ok=False)
         assert refused.returncode == 1

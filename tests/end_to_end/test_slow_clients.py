@@ -18,7 +18,7 @@ from cmpd.client.messages import Request
 from cmpd.client.responses import Trust
 from tests.end_to_end.asking import certificates_in, ir, trust_in
 from tests.end_to_end.doors import PKIXCMP, Door, frame
-from tests.end_to_end.ways import SECONDS, TLS_KEYS, Way, add_secret, made_with
+from tests.end_to_end.ways import SECONDS, TLS_KEYS, Way, serving_with
 
 SECRET = SharedSecret("device", b"a secret of the tests", iterations=500)
 
@@ -57,11 +57,9 @@ DOORS = {"tcp": 1, "tls": 0, "http": 0, "https": 0}
 
 @pytest.fixture(scope="module")
 def way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
-    with made_with(tmp_path_factory.mktemp("slow") / "ca", CONFIGURATION) as site:
-        add_secret(site, SECRET.reference, SECRET.secret, "--uses", "unlimited")
-        with site.serving() as server, Way(site, server) as way:
-            yield way
-        assert " ERROR " not in server.log_text()
+    directory = tmp_path_factory.mktemp("slow") / "ca"
+    with serving_with(directory, CONFIGURATION, SECRET, "--uses", "unlimited") as way:
+        yield way
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from cmpd.cli.cmpd import main
-from cmpd.client.credentials import KeyAndCertificate
+from cmpd.client.credentials import KeyAndCertificate, SharedSecret
 from tests import chains
 from tests.end_to_end.doors import (
     PKIXCMP,
@@ -196,6 +196,16 @@ class Way:
         encode = base64.encodebytes if lines else base64.b64encode
         connect = lambda: self.connect_http(scheme)  # noqa: E731
         return HttpFrameDoor(connect, "/cmp", PKIXCMP, old=old, encode=encode, decode=from_base64)
+
+
+@contextmanager
+def serving_with(directory: Path, text: str, secret: SharedSecret, *options: str) -> Iterator[Way]:
+    """The way to a server of such a CA, for which the secret is registered; its log may have no error in the end."""
+    with made_with(directory, text) as site:
+        add_secret(site, secret.reference, secret.secret, *options)
+        with site.serving() as server, Way(site, server) as way:
+            yield way
+        assert " ERROR " not in server.log_text()
 
 
 DOORS: dict[str, Callable[[Way], Door]] = {

@@ -312,7 +312,7 @@ def check_store(world: World) -> None:
     for serial, record in tables.certificates.items():
         assert record.state not in ("revoked", "suspended") or serial in last
         assert (record.revoked_at is None) is (record.state not in ("revoked", "suspended"))
-    waiting = {t.id for t in tables.transactions.values() if t.state == "confirming"}
+    waiting = {t.id for t in tables.transactions.values() if t.state in ("confirming", "proving")}
     unconfirmed = {r.transaction_id for r in tables.certificates.values() if r.state == "issued"}
     revoked = {tables.certificates[change.serial].transaction_id for change in last.values() if "(rr, " in change.by}
     assert unconfirmed <= waiting <= unconfirmed | revoked

@@ -7,9 +7,12 @@ door is lenient; what a strict one refuses besides is in tests/strict.
 """
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cmpd.asn1 import der
 from cmpd.asn1.names import encode_name
+from cmpd.message import Undecodable, decode
 from tests.hostile import craft
 from tests.hostile.craft import Draft, long_form
 from tests.world import World
@@ -27,9 +30,28 @@ OCTETS = [  # the forms in which an OCTET STRING inside its explicit tag can be 
     ("513 octets", der.encode_octets(bytes(513))),
 ]
 TIMES = [
-    *("20250615", "202506151306Z", "20250615130640", "20250615130640.5Z", "20250615130640+0000", "20250615250640Z"),
-    *("20250231130640Z", "00000615130640Z", "2025061513064\xe9Z", "20250615130660Z", ""),
+    *("20250615", "2025061", "20250615130640.Z", "20250615130640.5.5Z", "20250615130640+24", "20250615130640+0060"),
+    *(
+        "20250231130640Z",
+        "00000615130640Z",
+        "2025061513064\xe9Z",
+        "20250615130660Z",
+        "",
+        "20250615250640Z",
+        "Z",
+        "9" * 40,
+    ),
+    *(
+        "20250615136040Z",
+        "20251315130640Z",
+        "20250600130640Z",
+        "20250615130640z",
+        "20250615130640 Z",
+        "-0250615130640Z",
+    ),
+    "20250615130640." + "9" * 19 + "Z",
 ]
+UTC_TIMES = ["25061513Z", "2506151306", "250615130640", "250615130640.5Z", "250231130640Z", "20250615130640Z", ""]
 TEXT = der.encode_utf8("text")
 LATIN = b"\x0c\x02\xe9\xe8"
 NAMES = der.seq(der.encode_utf8("default"))
@@ -75,12 +97,18 @@ def rows():
             ("padded length", long_form(craft.NULL_DN)),
             ("indefinite length", craft.indefinite(craft.NULL_DN)),
             ("two Names", b"\xa4\x04\x30\0\x30\0"),
+            ("an empty x400Address", b"\xa3\0"),
+            ("an ediPartyName without partyName", b"\xa5\x05\xa0\x03\x0c\x01x"),
+            ("an empty ediPartyName", b"\xa5\0"),
             ("no Name", b"\xa4\0"),
             ("an RDN with a wrong tag", der.explicit(4, der.seq(der.seq()))),
             ("UTF8String of Latin-1", der.explicit(4, der.seq(der.tlv(0x31, der.seq(b"\x06\x03\x55\x04\x03", LATIN))))),
             ("values after the GeneralName", craft.NULL_DN + b"\x05\0"),
         ):
             yield f"{name} {what}", raw(name, octets), "badDataFormat", "signature"
+        if name == "sender":  # it goes back, so it must be what it says
+            for octets in (b"\xa3\x02\x30\0", b"\xa5\x05\xa1\x03\x0c\x01x"):
+                yield f"sender {octets.hex()}", raw(name, octets), "badDataFormat", "signature"
         yield f"{name} absent", lambda draft, name=name: draft.drop(name), "badDataFormat", "signature"
     # the optional fields
     for name in ("senderKID", "recipKID", "transactionID", "senderNonce", "recipNonce"):
@@ -102,8 +130,18 @@ def rows():
     for text in TIMES:
         value = der.tlv(der.GENERALIZED_TIME, text.encode("latin-1"))
         yield f"messageTime {text!a}", inside("messageTime", value), "badDataFormat", "signature"
-    utc = der.tlv(der.UTC_TIME, b"250615130640Z")
-    yield "messageTime a UTCTime", inside("messageTime", utc), "badDataFormat", "signature"
+    for text in UTC_TIMES:
+        value = der.tlv(der.UTC_TIME, text.encode())
+        yield f"messageTime a UTCTime {text!a}", inside("messageTime", value), "badDataFormat", "signature"
+    for what, value in (
+        ("no value", b""),
+        ("an INTEGER", der.encode_integer(1_750_000_000)),
+        ("two times", der.encode_generalized_time(1_750_000_000) * 2),
+        ("two UTCTimes", der.tlv(der.UTC_TIME, b"250615150640Z") * 2),
+        ("a constructed UTCTime", der.tlv(0x37, der.tlv(der.UTC_TIME, b"250615150640Z"))),
+        ("a padded length", long_form(der.encode_generalized_time(1_750_000_000))),
+    ):
+        yield f"messageTime {what}", inside("messageTime", value), "badDataFormat", "signature"
     for when in (0, 4_000_000_000):
         value = der.encode_generalized_time(when)
         yield f"messageTime {when}", inside("messageTime", value), "badTime", "own"
@@ -200,6 +238,8 @@ def accepted():
         b"\x87\x04\x7f\0\0\x01",
         b"\x88\x02\x2a\x03",
         b"\xa0\x09\x06\x02\x2a\x03\xa0\x03\x0c\x01x",
+        b"\xa3\x02\x30\0",  # x400Address
+        b"\xa5\x05\xa1\x03\x0c\x01x",  # ediPartyName
         der.explicit(4, encode_name("/CN=somebody else")),
     ):
         yield f"recipient {octets.hex()}", raw("recipient", octets)
@@ -248,6 +288,72 @@ async def test_an_error_goes_to_the_sender_in_its_transaction(kind: str, wait: b
     spoilt = draft.set("freeText", der.seq()) if wait else draft.set("recipNonce", der.NULL_TLV)
     seen = await craft.refused(world, spoilt.seal(protector), "badDataFormat", by="signature")
     craft.check_header(draft, seen)
+
+
+AROUND = [
+    ("cut off", lambda octets: octets[:-1]),
+    ("cut off in its body", lambda octets: octets[:-60]),
+    ("an octet after it", lambda octets: octets + b"\0"),
+    ("twice", lambda octets: octets * 2),
+    ("padded length", long_form),
+    ("indefinite length", craft.indefinite),
+    ("length of one octet too many", lambda octets: b"\x30\x84\0\0\x7f\xff" + craft.contents(octets)),
+    ("no body", lambda octets: der.seq(craft.children(octets)[0])),
+    ("a padded header", lambda octets: der.seq(long_form(craft.children(octets)[0]), *craft.children(octets)[1:])),
+    ("another end", lambda octets: der.seq(*craft.children(octets), der.NULL_TLV)),
+]
+
+
+@pytest.mark.parametrize("kind", craft.KINDS)
+@pytest.mark.parametrize("spoil", [row[1] for row in AROUND], ids=[row[0] for row in AROUND])
+async def test_a_fault_around_the_header_does_not_hide_it(kind: str, spoil) -> None:
+    """To whom the error goes, and in which version, can be read all the same."""
+    world = World()
+    _, draft, protector = await craft.asking(world, kind)
+    draft = draft.put("pvno", der.encode_integer(3))
+    seen = await craft.refused(world, spoil(draft.seal(protector)), "badDataFormat", by="signature")
+    craft.check_header(draft, seen)
+    assert seen.envelope.header.pvno == 3
+
+
+WRONG = b"\x02\0"  # an empty INTEGER: wrong in the place of every field
+FIELDS = [*craft.ORDER[:3], *craft.NUMBERS]
+
+
+@given(st.sets(st.sampled_from(FIELDS[3:])), st.sets(st.sampled_from(FIELDS), max_size=3), st.booleans())
+def test_any_fields_missing_and_any_wrong_leave_the_others_readable(
+    there: set[str], wrong: set[str], cut: bool
+) -> None:
+    right = {
+        "pvno": der.encode_integer(3),
+        "sender": der.explicit(4, encode_name("/CN=device")),
+        "recipient": craft.NULL_DN,
+        "messageTime": der.encode_generalized_time(1_750_000_000),
+        "protectionAlg": der.seq(der.encode_oid("1.2.3")),
+        "freeText": der.seq(TEXT),
+        "generalInfo": der.seq(der.seq(der.encode_oid("1.2.3"))),
+    }
+    fields = []
+    for name in FIELDS:
+        if name in there or name in FIELDS[:3]:
+            value = WRONG if name in wrong else right.get(name, der.encode_octets(name.encode()))
+            number = craft.NUMBERS.get(name)
+            fields.append((name, value if number is None else der.explicit(number, value)))
+    octets = der.seq(Draft(tuple(fields), der.explicit(21, der.seq())).part)
+    faulty = bool(wrong & {name for name, _ in fields}) or cut
+    if not faulty:
+        header = decode(octets).header
+    else:
+        with pytest.raises(Undecodable, match=r"want .*have ") as caught:
+            decode(octets[:-1] if cut else octets)
+        if caught.value.header is None:
+            assert not there & {"transactionID", "senderNonce"} - wrong
+            return
+        header = caught.value.header
+    for name, value in (("transactionID", header.transaction_id), ("senderNonce", header.sender_nonce)):
+        assert value == (name.encode() if name in there - wrong else None)
+    if not wrong & {"pvno", "sender"}:
+        assert (header.pvno, header.sender) == (3, right["sender"])
 
 
 @pytest.mark.parametrize("kind", ["mac", "rr by mac", "rr by signature"])

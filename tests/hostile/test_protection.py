@@ -34,6 +34,12 @@ def pbm(salt: bytes = bytes(16), count: int = 500, owf: bytes = SHA256, mac: byt
     return der.seq(craft.PBM, der.seq(der.encode_octets(salt), owf, der.encode_integer(count), mac))
 
 
+def gmac(nonce: bytes = bytes(12), size: int = 16) -> bytes:
+    return der.seq(
+        der.encode_oid("2.16.840.1.101.3.4.1.9"), der.seq(der.encode_octets(nonce), der.encode_integer(size))
+    )
+
+
 def pbmac1(salt: bytes = bytes(16), count: int = 500, size: int | None = 32, prf: bytes = HMAC256) -> bytes:
     length = b"" if size is None else der.encode_integer(size)
     parameters = der.seq(der.encode_octets(salt), der.encode_integer(count), length, prf)
@@ -232,7 +238,15 @@ async def test_the_ca_and_the_cmp_certificate_are_no_credentials() -> None:
         (der.seq(craft.PBM, der.NULL_TLV), "badDataFormat"),
         (der.seq(der.encode_oid("1.2.840.113549.1.5.14")), "badDataFormat"),
         (der.seq(der.encode_oid("1.2.840.113533.7.66.30"), der.seq(SHA256, HMAC256)), "badAlg"),  # DHBasedMac
-        (der.seq(der.encode_oid("1.2.840.113533.7.66.16"), der.seq()), "badAlg"),  # KemBasedMac
+        (der.seq(der.encode_oid("1.2.840.113533.7.66.16"), der.seq()), "badDataFormat"),  # KemBasedMac
+        (pbm(mac=gmac()), "badMessageCheck"),
+        (pbm(mac=gmac(nonce=bytes(16))), "badAlg"),
+        (pbm(mac=gmac(nonce=bytes(20_000))), "badAlg"),
+        (pbm(mac=gmac(size=4)), "badAlg"),
+        (pbm(mac=gmac(size=2**300)), "badDataFormat"),
+        (pbm(mac=der.seq(gmac()[2:13])), "badAlg"),
+        (pbmac1(prf=gmac()), "badAlg"),
+        (pbm(mac=der.seq(der.encode_oid("2.16.840.1.101.3.4.2.19"))), "badAlg"),  # KMAC
         (HMAC256, "badAlg"),
     ],
 )
@@ -461,7 +475,7 @@ async def test_an_unprotected_error_ends_nothing() -> None:
     asked, granted, _ = await world.ir(credential, implicit=False)
     draft = Draft.of(world.follow(asked, granted, "error", error_content("x")).der).drop("protectionAlg")
     seen = await craft.answer(world, der.seq(draft.part))
-    assert craft.protected_by(world, seen) == "signature"
+    assert (seen.body, seen.envelope.protection) == ("pkiconf", None)
     assert len(await world.store.list_certificates(state=CertificateState.ISSUED)) == 1
 
 

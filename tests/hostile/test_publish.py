@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmpd.transport.publish import PublishLimits
-from tests.transport.test_publish import CHUNKED, GET, Client, Crls, Site, serving
+from tests.transport.raw_http import Client
+from tests.transport.test_publish import CHUNKED, GET, Crls, Site, serving
 
 QUICK = PublishLimits(request_seconds=0.4, idle_seconds=0.8)
 PATIENCE = 6.0

@@ -7,10 +7,9 @@ not change a certificate gets one and the same answer whatever its state is.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -26,8 +25,6 @@ from cmpd.config import EnrolmentConfig, ProfileConfig
 from cmpd.config_status import RevocationConfig
 from cmpd.records import CertificateState
 from cmpd.store.base import Store
-from cmpd.store.memory import MemoryStore
-from cmpd.store.sqlite import SqliteStore
 from tests import chains
 from tests.hostile import craft
 from tests.hostile.corpus import REV_PASSPHRASE
@@ -172,15 +169,6 @@ async def test_a_replayed_passphrase_does_not_come_back(where: str, timed: bool)
 
 
 # --- many at once ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    opened: Store = (
-        MemoryStore() if request.param == "memory" else await SqliteStore.open(tmp_path / "cmpd.db", serving=True)
-    )
-    yield opened
-    await opened.close()
 
 
 @pytest.mark.parametrize("revoke", [False, True], ids=["to and fro", "and a revocation between"])

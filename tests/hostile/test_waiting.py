@@ -1,8 +1,6 @@
 """Who tries to get something out of the wait for an operator that is not his, or more of it than his share."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,21 +15,9 @@ from cmpd.message import NULL_DN
 from cmpd.origin import Origin
 from cmpd.records import TransactionState
 from cmpd.store.base import Store
-from cmpd.store.memory import MemoryStore
-from cmpd.store.sqlite import SqliteStore
 from tests.test_doors_core import at, bare, request_for
 from tests.test_waiting import APPROVAL, POLLS, final, ir, poll_req, state, waits
 from tests.world import World, rev_details
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    made: Store = MemoryStore()
-    if request.param == "sqlite":
-        made = await SqliteStore.open(tmp_path / "ca.db", serving=True)
-    yield made
-    await made.close()
-
 
 # --- whose approval it is ---------------------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from cmpd.bootstrap import root_certificate
 from cmpd.ca import CertificateAuthority
 from cmpd.config import ProfileConfig
 from cmpd.env import Env
-from cmpd.private_keys import KEY_TYPES
-from cmpd.profiles import Grant, Profile, load_public_key
+from cmpd.private_keys import ENCRYPTION_KEY_TYPES, KEY_TYPES
+from cmpd.profiles import Grant, Issuer, Profile, load_public_key
 from cmpd.requests import Extension, Template
 from cmpd.signing.file import FileKey, public_key_info
 
@@ -29,7 +29,7 @@ CA_NAME = "/C=DE/O=Exämple/CN=Test CA"
 
 @cache
 def private_key(kind: str, number: int = 0) -> Any:
-    return KEY_TYPES[kind]()
+    return (KEY_TYPES | ENCRYPTION_KEY_TYPES)[kind]()
 
 
 def public_key(kind: str) -> bytes:
@@ -82,13 +82,15 @@ def wish(
     extensions: tuple[Extension, ...] = (),
     *,
     now: int = NOW,
+    issuer: Issuer | None = None,
     **fields: Any,
 ) -> Grant:
     """What the profile "test" with these rules grants; raises BadCertTemplate."""
     info = public_key(key) if isinstance(key, str) else key
     name = encode_name(subject) if isinstance(subject, str) else subject
     template = Template(subject=name, public_key=info, extensions=extensions, **fields)
-    return Profile("test", rules or ProfileConfig()).grant(template, load_public_key(info), name, extensions, now)
+    profile, made = Profile("test", rules or ProfileConfig()), load_public_key(info)
+    return profile.grant(template, made, name, extensions, now, issuer=issuer or authority("p256").issuer)
 
 
 def finish(coroutine: Coroutine[Any, Any, bytes]) -> bytes:

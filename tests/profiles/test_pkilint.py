@@ -38,6 +38,7 @@ from tests.profiles.support import (
 ML_DSA = ["mldsa44", "mldsa65", "mldsa87"]
 BRAINPOOL = ["brainpoolP256r1", "brainpoolP384r1", "brainpoolP512r1"]
 KEYS = ["p256", "p384", "p521", "ed25519", "ed448", "rsa2048", *BRAINPOOL, *ML_DSA]
+AGREE, KEM = ["x25519", "x448"], ["mlkem768", "mlkem1024"]
 CA_KEYS = ["p256", "p384", "ed25519", "rsa3072", "brainpoolP384r1", "mldsa65"]
 
 SERVER, CLIENT, EMAIL, TIME = (f"1.3.6.1.5.5.7.3.{number}" for number in (1, 2, 4, 8))
@@ -73,6 +74,22 @@ MANY_NAMES = "/DC=com/DC=example/C=DE/ST=Hessen/L=Köln/O=Exämple/OU=a/OU=b/ser
 
 CASES = [
     *(case(f"key {kind}", key=kind) for kind in KEYS),
+    *(case(f"key {kind}", ProfileConfig(keys=(kind,), key_usage=("keyAgreement",)), key=kind) for kind in AGREE),
+    *(case(f"key {kind}", ProfileConfig(keys=(kind,), key_usage=("keyEncipherment",)), key=kind) for kind in KEM),
+    *(
+        case(
+            f"all of {kind}",
+            ALL_USAGES,
+            subject="/C=DE/CN=y",
+            key=kind,
+            extensions=(key_usage(*range(8)), san(SANS["dns"])),
+        )
+        for kind in (*AGREE, *KEM)
+    ),
+    *(
+        case(f"critical san {kind}", ANY_SAN, subject="", extensions=(san(name, critical=True),))
+        for kind, name in SANS.items()
+    ),
     *(case(f"usage of {kind}", ALL_USAGES, key=kind, extensions=(key_usage(*range(6)),)) for kind in KEYS),
     *(
         case(f"usage {names}", ALL_USAGES, extensions=(key_usage(*(KEY_USAGE_BITS[name] for name in names)),))
@@ -124,6 +141,18 @@ CASES = [
         but="pkix.certificate_policies_policy_has_qualifier",
     ),
     case(
+        "notice",
+        ProfileConfig(policies={"1.2.3.4": ""}, policy_notices={"1.2.3.4": "Für Prüfungen"}),
+        but="pkix.certificate_policies_policy_has_qualifier",
+    ),
+    case(
+        "statement and notice",
+        ProfileConfig(
+            policies={"1.2.3.4": "http://cps.example.com/", "1.2.3.5": ""}, policy_notices={"1.2.3.4": "x" * 200}
+        ),
+        but="pkix.certificate_policies_policy_has_qualifier",
+    ),
+    case(
         "own places",
         ProfileConfig(
             crl_urls=("http://a.example.com/1.crl", "http://b.example.com/1.crl"),
@@ -166,6 +195,30 @@ CA_CASES = [
     *(case(f"ca with key {kind}", CA, subject="/O=x/CN=Sub CA", key=kind) for kind in KEYS),
     case("ca that asks for less", CA, extensions=(basic_constraints(0), key_usage(5))),
     case("ca that asks for more", CA, extensions=(basic_constraints(), key_usage(0, 5, 6, critical=False))),
+]
+LIMITS: dict[str, Any] = {
+    "dns": ("example.com",),
+    "ip": ("192.0.2.0/24", "2001:db8::/32"),
+    "email": ("example.com", ".example.org", "a@example.net"),
+    "uri": ("www.example.com", ".example.org"),
+    "dn": ("O=Exämple,C=DE", "DC=x,DC=example"),
+}
+NOTHING: dict[str, Any] = {"dns": ("",), "ip": ("0.0.0.0/0", "::/0")}
+
+
+def limited(**fields: Any) -> ProfileConfig:
+    return ProfileConfig(**{**CA.model_dump(exclude_defaults=True), **fields})
+
+
+CA_CASES += [
+    *(case(f"ca with permitted {kind}", limited(permitted_names={kind: LIMITS[kind]})) for kind in LIMITS),
+    *(case(f"ca with excluded {kind}", limited(excluded_names={kind: LIMITS[kind]})) for kind in LIMITS),
+    case("ca with all limits", limited(permitted_names=LIMITS, excluded_names=NOTHING), subject="/C=DE/O=x/CN=Sub CA"),
+    case(
+        "ca with limits and mldsa",
+        limited(permitted_names=LIMITS, extended_key_usage=("clientAuth",), extended_key_usage_allowed=("clientAuth",)),
+        key="mldsa65",
+    ),
 ]
 CASES += CA_CASES
 

@@ -1,7 +1,7 @@
 """What a profile allows, changes and refuses: every key of [profile.NAME], and the texts that the peer gets."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -14,7 +14,8 @@ from cmpd.asn1.names import encode_name
 from cmpd.ca import CertificateAuthority
 from cmpd.config import ProfileConfig
 from cmpd.errors import BadAlg, BadCertTemplate, SystemUnavail
-from cmpd.profiles import Profile, load_public_key
+from cmpd.profiles import Issuer, Profile, load_public_key
+from cmpd.profiles.extensions import key_identifier
 from cmpd.requests import Template
 from cmpd.signing.file import FileKey
 from tests.profiles.support import (
@@ -95,6 +96,7 @@ def attribute(oid: str, tag: int, octets: bytes) -> bytes:
 
 CN, C, SN, MAIL, DC = "2.5.4.3", "2.5.4.6", "2.5.4.5", "1.2.840.113549.1.9.1", "0.9.2342.19200300.100.1.25"
 TWO_CN = der.seq(der.tlv(der.SET, b"".join(der.seq(der.encode_oid(CN), der.encode_utf8(text)) for text in ("a", "b"))))
+OWN_AKI = authority("p256").issuer.extensions[0]
 ALL_SANS = {"san_allowed": ("dns", "ip", "email", "uri", "dn")}
 
 REFUSALS = [
@@ -141,6 +143,40 @@ REFUSALS = [
         "subject.CN: want PrintableString, have a character that it cannot hold",
         subject=attribute(CN, der.PRINTABLE_STRING, b"a*b"),
     ),
+    *(
+        no(
+            {},
+            f"subject.CN: want characters that can be seen (RFC 4518 section 2), have U+{number:04X}",
+            subject=f"/CN=pu{chr(number)}mp",
+        )
+        for number in (
+            0xAD,
+            0x34F,
+            0x115F,
+            0x1806,
+            0x200B,
+            0x200E,
+            0x202E,
+            0x2028,
+            0x2066,
+            0x3164,
+            0xE000,
+            0xFE0F,
+            0xFEFF,
+            0xFFFD,
+            0xFFFE,
+            0xE0041,
+            0x10FFFF,
+        )
+    ),
+    *(
+        no(
+            {},
+            "subject.O: want a value, have nothing but spaces",
+            subject=attribute("2.5.4.10", der.UTF8_STRING, blank),
+        )
+        for blank in (b" ", b"   ", "\u3000\xa0".encode())
+    ),
     no({}, "subject.C: want PrintableString, have", subject=attribute(C, der.UTF8_STRING, b"DE")),
     no({}, "subject.C: want the two letters of a country", subject=attribute(C, der.PRINTABLE_STRING, b"D")),
     no({}, "subject.C: want the two letters of a country", subject=attribute(C, der.PRINTABLE_STRING, b"12")),
@@ -162,7 +198,11 @@ REFUSALS = [
     no({}, "subjectAltName: want dns, ip, email, uri; have dn", extensions=(san(("dn", "/CN=x")),)),
     no({}, "have tag A0", extensions=(extension("2.5.29.17", der.seq(der.tlv(0xA0, b""))),)),
     no({}, "subjectAltName: want a SEQUENCE of at least one", extensions=(extension("2.5.29.17", der.seq()),)),
-    no({}, "subjectAltName: ", extensions=(extension("2.5.29.17", b""),)),
+    *(
+        no({}, f"{name}: value is cut off in its header", extensions=(extension(oid, b"\1"),))
+        for name, oid in [("subjectAltName", "2.5.29.17"), ("keyUsage", "2.5.29.15"), ("extKeyUsage", "2.5.29.37")]
+    ),
+    no({}, r"not a valid dns name: 'a@b\x00\xff'", extensions=(san(("dns", b"a@b\0\xff")),)),
     no(ALL_SANS, "not a valid dn name", extensions=(san(("dn", "")),)),
     no(
         ALL_SANS,
@@ -190,6 +230,10 @@ REFUSALS = [
                 "ä",
                 "x" * 64,
                 "a." * 127 + "a",
+                "xn--.x",
+                "a.xn--a",
+                "XN--abc-.x",
+                "xn--99999999999999.x",
                 "*." + "a." * 126 + "a",
             ],
             "email": [
@@ -228,10 +272,21 @@ REFUSALS = [
                 "http://*.a/",
                 "http://a:b/",
                 "http://a@b@c/",
+                "https://good.example@evil.example/",
+                "HTTP://a:b@c",
                 "a:ä",
                 "http://192.0.2.256/",
             ],
-            "ip": [b"", b"abc", b"abcde", b"abcdefgh", bytes(15), bytes(17), bytes(32)],
+            "ip": [
+                b"",
+                b"abc",
+                b"abcde",
+                b"abcdefgh",
+                bytes(15),
+                bytes(17),
+                bytes(32),
+                bytes(10) + b"\xff\xff\xc0\0\2\1",
+            ],
         }.items()
         for wrong in wrongs
     ),
@@ -331,7 +386,7 @@ GRANTS = [
     yes({"rsa_max_bits": 2048}, key="rsa2048"),
     yes({}, key=info(P256, bytes((2 + (EC_POINT[-1] & 1),)) + EC_POINT[1:33])),
     yes({"subject_required": ("CN", "O"), "subject_allowed": ("CN", "O", "C")}, subject="/O=x/CN=x"),
-    yes({"subject_allowed": ()}, subject="", extensions=(san(DNS),), critical=True,
+    yes({"subject_allowed": ()}, "subjectAltName is critical", subject="", extensions=(san(DNS),), critical=True,
         holds=x509.SubjectAlternativeName([x509.DNSName("device.example")])),
     yes({"allow_empty_subject": False}),
     yes({"san_required": True}, extensions=(san(DNS),)),
@@ -350,7 +405,7 @@ GRANTS = [
             "dns": ["a", "a-b", "1.a", "*.a", "xn--bcher-kva.example", "x" * 63, "a." * 126 + "a", "EXAMPLE"],
             "email": ["a@b", "a.b+c@d.example", "x" * 64 + "@b", "!#$%&'*+/=?^_`{|}~-@b"],
             "uri": ["a:b", "urn:uuid:0", "https://a", "https://a:1/b?c#d", "http://192.0.2.1/", "http://[2001:db8::1]:1",
-                    "sip:a@b", "spiffe://a.example/b", "http://a:b@c/", "a:%20", "x+y.z-1:/"],
+                    "sip:a@b", "spiffe://a.example/b", "ssh://a:b@c/", "a:%20", "x+y.z-1:/"],
             "ip": [bytes(4), bytes(16)],
         }.items()
         for right in rights
@@ -381,7 +436,12 @@ GRANTS = [
         holds=eku(TIME), critical=True),
     yes({}, extensions=(extension("2.5.29.19", b"\x30\x00", critical=True),), critical=True,
         holds=x509.BasicConstraints(False, None)),
-    yes({}, extensions=(extension("2.5.29.35", der.seq()),)),
+    yes({}, "authorityKeyIdentifier is the CA's own", extensions=(extension("2.5.29.35", der.seq()),)),
+    yes({}, extensions=(OWN_AKI,)),
+    yes({}, "authorityKeyIdentifier is the CA's own", extensions=(replace(OWN_AKI, critical=True),)),
+    yes({}, "subjectKeyIdentifier is the CA's own", extensions=(
+        extension("2.5.29.14", der.encode_octets(key_identifier(public_key("p256"))), critical=True),)),
+    yes({}, extensions=(extension("2.5.29.14", der.encode_octets(key_identifier(public_key("p256")))),)),
     yes({}, "subjectKeyIdentifier is the CA's own", extensions=(extension("2.5.29.14", b"\x04\x01a"),)),
     yes({}, "without extension 1.2.3.4", "without extension 1.2.3.5",
         extensions=(extension("1.2.3.4", b""), extension("1.2.3.5", b""))),
@@ -533,7 +593,10 @@ def test_the_key_of_the_old_certificate_may_be_kept_only_where_the_profile_says_
     profile = Profile("test", ProfileConfig(allow_key_reuse=allowed))
     octets, name = public_key("p256"), encode_name("/CN=x")
     template, key = Template(subject=name, public_key=octets), load_public_key(octets)
-    assert profile.grant(template, key, name, (), NOW, held_key=held and public_key(held)).public_key == octets
+    assert (
+        profile.grant(template, key, name, (), NOW, issuer=Issuer(), held_key=held and public_key(held)).public_key
+        == octets
+    )
     if not allowed:
         with pytest.raises(BadCertTemplate, match="publicKey: want a new key, have that of the certificate to be upd"):
-            profile.grant(template, key, name, (), NOW, held_key=octets)
+            profile.grant(template, key, name, (), NOW, issuer=Issuer(), held_key=octets)

@@ -2,6 +2,7 @@
 policies, places; each granted, granted with a text that names the change, and refused.
 """
 
+import ipaddress
 import re
 from typing import Any
 
@@ -13,8 +14,8 @@ from cmpd.asn1.names import encode_name, name_text
 from cmpd.config import ProfileConfig
 from cmpd.errors import BadCertTemplate, CmpError
 from cmpd.outline import outline
-from cmpd.profiles import Profile, load_public_key
-from cmpd.requests import Template
+from cmpd.profiles import Issuer, Profile, load_public_key
+from cmpd.requests import Extension, Template
 from tests.profiles import test_profiles
 from tests.profiles.support import (
     DAY,
@@ -48,6 +49,30 @@ CA = {
     "extended_key_usage_allowed": (),
 }
 POLICY = {"policies": {"1.2.3.4": "", "1.2.3.5": "http://cps.example.com"}}
+LIMITS: dict[str, Any] = {
+    "permitted_names": {"dns": ("example.com",), "email": (".example.com", "a@b.de"), "dn": ("O=Exämple,C=DE",)},
+    "excluded_names": {"dns": ("x.example.com",), "ip": ("0.0.0.0/0", "2001:db8::/32"), "uri": (".example.org",)},
+}
+LIMITED = x509.NameConstraints(
+    [
+        x509.DNSName("example.com"),
+        x509.RFC822Name(".example.com"),
+        x509.RFC822Name("a@b.de"),
+        x509.DirectoryName(x509.Name.from_rfc4514_string("O=Exämple,C=DE")),
+    ],
+    [
+        x509.DNSName("x.example.com"),
+        x509.IPAddress(ipaddress.ip_network("0.0.0.0/0")),
+        x509.IPAddress(ipaddress.ip_network("2001:db8::/32")),
+        x509.UniformResourceIdentifier(".example.org"),
+    ],
+)
+
+
+def own_constraints(*, critical: bool) -> Extension:
+    return extension("2.5.29.30", LIMITED.public_bytes(), critical=critical)
+
+
 RA = {"extended_key_usage": ("cmcRA",), "extended_key_usage_allowed": ("cmcRA", "clientAuth")}
 
 REFUSALS = [
@@ -89,6 +114,11 @@ REFUSALS = [
        extensions=(san(DNS),)),
     no(CA, "basicConstraints: want cA TRUE; this profile is for CAs", extensions=(extension("2.5.29.19", b"\x30\0"),)),
     no(CA, "basicConstraints.pathLenConstraint: want 0 or more, have less", extensions=(basic_constraints(-1),)),
+    no(CA, "pathLenConstraint: INTEGER of more than 32 octets", extensions=(basic_constraints(1 << 300),)),
+    no({**CA, "key_usage": ("keyCertSign", "keyAgreement"), "key_usage_allowed": ("keyCertSign", "keyAgreement")},
+       "CertTemplate.publicKey: want a key that can do keyCertSign", key="x25519"),
+    no(CA, "extension 2.5.29.30: critical, and not known to this CA", extensions=(own_constraints(critical=True),)),
+    no({}, "extension 2.5.29.30: critical", extensions=(own_constraints(critical=True),)),
     no({}, "basicConstraints: want cA FALSE or none; this profile", extensions=(basic_constraints(),)),
     no({}, "keyUsage: want some of", extensions=(key_usage(5, 6),)),
     no(CA, "extKeyUsage: want some of nothing", extensions=(purposes(CLIENT),)),
@@ -116,7 +146,8 @@ GRANTS = [
     yes(HOSTS, extensions=(san(("dns", "A.EXAMPLE.com"), ("ip", bytes(4))),)),
     yes(NETS, extensions=(san(("ip", b"\xc0\0\2\1"), ("ip", bytes.fromhex("20010db8") + bytes(12)), DNS),)),
     yes({"san_allowed": ("dn",), "san_patterns": {"dn": "CN=a,O=.*"}}, extensions=(san(("dn", "/O=x/CN=a")),)),
-    yes({"san_for_empty_subject": ("uri", "email")}, subject="", extensions=(san(DNS, ("uri", "urn:x")),)),
+    yes({"san_for_empty_subject": ("uri", "email")}, "subjectAltName is critical", subject="",
+        extensions=(san(DNS, ("uri", "urn:x")),)),
     yes({"san_for_empty_subject": ("uri",)}, extensions=(san(DNS),)),
     yes({"key_usage_forbidden": ("dataEncipherment",)}, "keyUsage without keyCertSign", extensions=(key_usage(0, 5),)),
     yes({"key_usage_forced": ("digitalSignature",)}, "keyUsage with digitalSignature", extensions=(key_usage(1),),
@@ -139,6 +170,20 @@ GRANTS = [
         extensions=(basic_constraints(7, critical=False),), holds=x509.BasicConstraints(True, 1)),
     yes(CA, "basicConstraints with a path length of 1", extensions=(basic_constraints(),),
         holds=x509.BasicConstraints(True, 1), critical=True),
+    yes(CA, holds=usage("key_cert_sign", "crl_sign"), key="rsa2048"),
+    yes({**CA, "key_usage": ("keyCertSign", "keyAgreement"), "key_usage_allowed": ("keyCertSign", "keyAgreement")},
+        key="ed25519", holds=usage("key_cert_sign")),
+    yes({**CA, **LIMITS}, holds=LIMITED, critical=True),
+    yes({**CA, **LIMITS}, extensions=(own_constraints(critical=True),), holds=LIMITED),
+    yes({**CA, **LIMITS}, "nameConstraints are the profile's", extensions=(own_constraints(critical=False),),
+        holds=LIMITED, critical=True),
+    yes({**CA, **LIMITS}, "nameConstraints are the profile's", holds=LIMITED,
+        extensions=(extension("2.5.29.30", der.seq(der.tlv(0xA0, der.seq(der.tlv(0x82, b"b")))), critical=True),)),
+    yes(CA, "without extension 2.5.29.30", extensions=(own_constraints(critical=False),)),
+    yes({**POLICY, "policy_notices": {"1.2.3.5": "Für Prüfungen", "1.2.3.4": "x"}}, holds=x509.CertificatePolicies([
+        x509.PolicyInformation(x509.ObjectIdentifier("1.2.3.4"), [x509.UserNotice(None, "x")]),
+        x509.PolicyInformation(x509.ObjectIdentifier("1.2.3.5"), ["http://cps.example.com",
+                                                                  x509.UserNotice(None, "Für Prüfungen")])])),
     yes(POLICY, critical=False, holds=x509.CertificatePolicies([
         x509.PolicyInformation(x509.ObjectIdentifier("1.2.3.4"), None),
         x509.PolicyInformation(x509.ObjectIdentifier("1.2.3.5"), ["http://cps.example.com"])])),
@@ -220,7 +265,9 @@ def test_a_certificate_that_is_updated_gets_no_other_subject() -> None:
     with pytest.raises(
         BadCertTemplate, match="kur: want a subject with O=x, which the certificate to be updated lacks"
     ):
-        profile.grant(Template(subject=name, public_key=info), load_public_key(info), name, (), NOW, held_key=b"")
+        profile.grant(
+            Template(subject=name, public_key=info), load_public_key(info), name, (), NOW, issuer=Issuer(), held_key=b""
+        )
 
 
 @pytest.mark.parametrize(

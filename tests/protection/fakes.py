@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import strategies as st
 
 from cmpd.asn1 import der, names
 from cmpd.errors import SignerNotTrusted
@@ -104,6 +105,13 @@ class FakeCredentials:
             raise SignerNotTrusted("protection certificate: no path to a trust anchor")
         return found
 
+    async def registered(self, sender: bytes, key_identifier: bytes | None) -> tuple[bytes, ...]:
+        return tuple(
+            octets
+            for octets, found in self.senders.items()
+            if found.subject == sender and key_identifier in (None, found.key_identifier)
+        )
+
 
 async def _ca_signature(octets: bytes) -> bytes:
     return b"signed by the CA: " + octets
@@ -126,3 +134,20 @@ def envelope(
     general_name = sender if isinstance(sender, bytes) else der.explicit(4, names.encode_name(sender))
     header = Header(2, general_name, CA_SENDER, protection_alg=algorithm, sender_kid=sender_kid)
     return Envelope(b"", header, BODY_TYPES[body], b"", protected, protection, extra_certs)
+
+
+def spoilt(seed: bytes, data: st.DataObject) -> bytes:
+    """The octets with one to four of them changed, added or left out, or with their end cut off."""
+    octets = bytearray(seed)
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(0, len(octets) - 1))
+        match data.draw(st.sampled_from(["set", "cut", "insert", "delete"])):
+            case "set":
+                octets[position] = data.draw(st.integers(0, 255))
+            case "cut" if position:
+                del octets[position:]
+            case "insert":
+                octets.insert(position, data.draw(st.integers(0, 255)))
+            case "delete" if len(octets) > 1:
+                del octets[position]
+    return bytes(octets)

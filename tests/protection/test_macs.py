@@ -11,10 +11,11 @@ from pyasn1.codec.der import decoder, encoder
 from pyasn1_alt_modules import rfc4211, rfc8018
 
 from cmpd.asn1 import der, oids
-from cmpd.asn1.algorithms import HASHES, HMACS, hash_identifier, hmac_identifier
+from cmpd.asn1.algorithms import HMACS, OWFS, hash_identifier, hmac_identifier
 from cmpd.errors import BadAlg, BadDataFormat, CmpError
 from cmpd.protection import MAC_SCHEMES, mac_scheme, pbm, pbmac1
 from cmpd.protection.base import ProtectionPolicy
+from tests.protection.fakes import spoilt
 
 POLICY = ProtectionPolicy()
 NO_SHA1 = ProtectionPolicy(allow_sha1_mac=False)
@@ -62,27 +63,46 @@ def test_pbmac1_gives_the_known_key_and_mac():
     assert found.compute(key, TEXT).hex() == "1f6aa0ea3ed5395c6606a8f071c84772a83db06605d01186726aa746d588d1d0"
 
 
-@pytest.mark.parametrize("mac", HMACS)
-@pytest.mark.parametrize("owf", HASHES)
-@pytest.mark.parametrize("null", [b"", der.NULL_TLV])
+def digest_of(name, octets):
+    """By hashlib, with the lengths that RFC 9481 section 2.2 gives SHAKE."""
+    made = hashlib.new(name.replace("shake", "shake_"), octets)
+    return made.digest(*{"shake128": (32,), "shake256": (64,)}.get(name, ()))
+
+
+NULL_FORBIDDEN = "sha3_", "shake"  # RFC 9688 sections 2 and 4: "MUST be absent, not NULL but absent"
+by_owf = pytest.mark.parametrize("owf", OWFS, ids=OWFS.values())
+by_mac = pytest.mark.parametrize("mac", HMACS, ids=map(der.dotted, HMACS))
+
+
+@by_mac
+@by_owf
+@pytest.mark.parametrize("null", [b"", der.NULL_TLV], ids=["absent", "NULL"])
 def test_every_hash_and_hmac_with_null_or_absent_parameters_agrees_with_hashlib(owf, mac, null):
-    found = pbm.parse(pbm_identifier(owf=identifier(owf, null), mac=identifier(mac, null)), POLICY)
+    algorithm = pbm_identifier(owf=identifier(owf, null), mac=identifier(mac, null))
+    if null and (OWFS[owf].startswith(NULL_FORBIDDEN) or HMACS[mac].startswith(NULL_FORBIDDEN)):
+        with pytest.raises(BadAlg, match="want no parameters with s"):
+            pbm.parse(algorithm, POLICY)
+        return
+    found = pbm.parse(algorithm, POLICY)
     key = b"interop" + SALT
     for _ in range(500):
-        key = hashlib.new(HASHES[owf], key).digest()
+        key = digest_of(OWFS[owf], key)
     assert found.derive(b"interop") == key
     assert found.compute(key, TEXT) == hmac.new(key, TEXT, HMACS[mac]).digest()
-    assert found.uses_sha1 == ("sha1" in (HASHES[owf], HMACS[mac]))
+    assert found.uses_sha1 == ("sha1" in (OWFS[owf], HMACS[mac]))
     assert found.iterations == 500
+    assert found.answering(bytes) == found
 
 
-@pytest.mark.parametrize("mac", HMACS)
-@pytest.mark.parametrize("prf", HMACS)
+@by_mac
+@pytest.mark.parametrize("prf", HMACS, ids=map(der.dotted, HMACS))
 def test_every_prf_agrees_with_pbkdf2_hmac_and_the_key_has_the_length_of_the_mac_unless_given(prf, mac):
+    null = b"" if HMACS[prf].startswith(NULL_FORBIDDEN) else der.NULL_TLV
     algorithm = pbmac1_identifier(
-        der.encode_octets(SALT), der.encode_integer(123), identifier(prf, der.NULL_TLV), mac=identifier(mac)
+        der.encode_octets(SALT), der.encode_integer(123), identifier(prf, null), mac=identifier(mac)
     )
     found = pbmac1.parse(algorithm, POLICY)
+    assert found.answering(bytes) == found
     key = hashlib.pbkdf2_hmac(HMACS[prf], b"interop", SALT, 123, hashlib.new(HMACS[mac]).digest_size)
     assert found.derive(b"interop") == key
     assert found.compute(key, TEXT) == hmac.digest(key, TEXT, HMACS[mac])
@@ -109,7 +129,7 @@ def test_salts_of_any_length_up_to_the_limit_are_used_whole(size):
     assert pbmac1.parse(algorithm, POLICY).derive(b"x") == hashlib.pbkdf2_hmac("sha256", b"x", salt, 100, 32)
 
 
-@pytest.mark.parametrize("name", ["sha1", "sha224", "sha256", "sha384", "sha512"])
+@pytest.mark.parametrize("name", dict.fromkeys(HMACS.values()))
 def test_what_is_built_is_read_back_by_us_and_by_another_codec(name):
     made = pbm.build(SALT, 1000, owf=name, mac=name)
     assert pbm.parse(made.algorithm, POLICY) == made
@@ -253,19 +273,7 @@ SEEDS = [
 
 @given(st.sampled_from(SEEDS), st.data())
 def test_mutated_algorithm_identifiers_raise_nothing_but_cmp_errors(seed, data):
-    octets = bytearray(seed)
-    for _ in range(data.draw(st.integers(1, 4))):
-        position = data.draw(st.integers(0, len(octets) - 1))
-        match data.draw(st.sampled_from(["set", "cut", "insert", "delete"])):
-            case "set":
-                octets[position] = data.draw(st.integers(0, 255))
-            case "cut" if position:
-                del octets[position:]
-            case "insert":
-                octets.insert(position, data.draw(st.integers(0, 255)))
-            case "delete" if len(octets) > 1:
-                del octets[position]
-    mutated = bytes(octets)
+    mutated = spoilt(seed, data)
     try:
         scheme = mac_scheme(mutated)
         found = scheme.parse(mutated, POLICY) if scheme else None
@@ -279,3 +287,5 @@ def test_mutated_algorithm_identifiers_raise_nothing_but_cmp_errors(seed, data):
 def test_hash_identifiers_are_written_as_their_rfcs_say():
     assert hash_identifier("sha256").hex() == "300b0609608648016503040201"
     assert hmac_identifier("sha256").hex() == "300c06082a864886f70d02090500"
+    assert hash_identifier("sha3_256").hex() == "300b0609608648016503040208"
+    assert hmac_identifier("sha3_256").hex() == "300b060960864801650304020e"

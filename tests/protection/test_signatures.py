@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cmpd.asn1 import algorithms, der, oids, signing
 from cmpd.asn1.signing import SIGNING
 from cmpd.errors import BadAlg, BadDataFormat, CmpError
-from cmpd.protection import MAC_SCHEMES, SCHEMES
+from cmpd.protection import KEY_MAC_SCHEMES, MAC_SCHEMES, SCHEMES
 from cmpd.signatures import REFUSED, SIGNATURE_SCHEMES, is_signed, signature_scheme
 from tests.protection.fakes import private_key
 
@@ -45,7 +45,23 @@ SHAKES = {
     "shake256": (oids.ECDSA_WITH_SHAKE256, hashlib.shake_256(OCTETS).digest(64), hashes.SHA512()),
 }
 """The OID, the digest by another library, and a hash function with a digest of that length."""
-CURVE_KINDS = ("p256", "p384", "p521", "brainpoolP256r1", "brainpoolP384r1", "brainpoolP512r1")
+ORDERS = {
+    "p256": 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
+    "p384": 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973,
+    "p521": (1 << 521) - 0x5AE79787C40D069948033FEB708F65A2FC44A36477663B851449048E16EC79BF7,
+    "brainpoolP256r1": 0xA9FB57DBA1EEA9BC3E660A909D838D718C397AA3B561A6F7901E0E82974856A7,
+    "brainpoolP384r1": int(
+        "8CB91E82A3386D280F5D6F7E50E641DF152F7109ED5456B31F166E6CAC0425A7CF3AB6AF6B7FC3103B883202E9046565",
+        16,
+    ),
+    "brainpoolP512r1": int(
+        "AADD9DB8DBE9C48B3FD4E6AE33C9FC07CB308DB3B3C9D20ED6639CCA70330870"
+        "553E5C414CA92619418661197FAC10471DB1D381085DDADDB58796829CA90069",
+        16,
+    ),
+}
+"""The orders of the curves' base points (SP 800-186, RFC 5639)."""
+CURVE_KINDS = tuple(ORDERS)
 PLAIN = {
     "ed25519": oids.ED25519,
     "ed448": oids.ED448,
@@ -95,10 +111,11 @@ def rows():
     for name, oid in RSA_OIDS.items():
         made = private_key("rsa2048").sign(OCTETS, padding.PKCS1v15(), DIGESTS[name])
         yield f"rsa {name} with NULL", (oid, identifier(oid, der.NULL_TLV), "rsa2048", made)
-        yield f"rsa {name}", (oid, identifier(oid), "rsa2048", made)
+        if not name.startswith("sha3_"):
+            yield f"rsa {name}", (oid, identifier(oid), "rsa2048", made)
     for name in DIGESTS:
         yield f"pss {name}", (oids.RSASSA_PSS, pss(digest=name, salt=20), "rsa2048", pss_sign(name, 20))
-        verbose = pss(digest=name, salt=64, trailer=1, null=der.NULL_TLV)
+        verbose = pss(digest=name, salt=64, trailer=1, null=b"" if name.startswith("sha3_") else der.NULL_TLV)
         yield f"pss {name} with all", (oids.RSASSA_PSS, verbose, "rsa2048", pss_sign(name, 64))
     for kind in CURVE_KINDS:
         for name, oid in ECDSA_OIDS.items():
@@ -124,7 +141,7 @@ def flip(octets: bytes, bit: int) -> bytes:
 def test_the_rows_below_are_all_of_the_table():
     assert len(ROWS) == len(list(rows())), "two rows have one name"
     assert {row[0] for row in ROWS.values()} == set(SIGNATURE_SCHEMES)
-    assert set(SCHEMES) == set(SIGNATURE_SCHEMES) | set(MAC_SCHEMES)
+    assert set(SCHEMES) == set(SIGNATURE_SCHEMES) | set(MAC_SCHEMES) | set(KEY_MAC_SCHEMES)
 
 
 @by_row
@@ -179,7 +196,6 @@ def test_small_rsa_keys_are_refused(algorithm):
         (identifier(oids.ML_DSA_44, der.NULL_TLV), "mldsa44"),
         (identifier(oids.ML_DSA_65, b"\x04\x00"), "mldsa65"),
         (identifier(oids.ECDSA_WITH_SHAKE128, der.NULL_TLV), "p256"),
-        (identifier(oids.SHA3_256_WITH_RSA, b"\x04\x00"), "rsa2048"),
         (identifier(oids.SHA256_WITH_RSA, b"\x04\x00"), "rsa2048"),
         (identifier(oids.SHA256_WITH_RSA, b"\x05\x01\x00"), "rsa2048"),
     ],
@@ -187,6 +203,19 @@ def test_small_rsa_keys_are_refused(algorithm):
 def test_parameters_where_none_belong_are_bad_alg(algorithm, kind):
     with pytest.raises(BadAlg, match="parameters: want them absent"):
         signature_scheme(algorithm, "protectionAlg").check(algorithm, private_key(kind).public_key())
+
+
+@pytest.mark.parametrize("name", ["sha3_256", "sha3_384", "sha3_512"])
+def test_rsa_with_sha3_has_null_parameters_and_the_hash_itself_none(name):
+    """RFC 9688 section 3.1: MUST contain NULL; section 2: "MUST be absent, not NULL but absent"."""
+    key, digest = private_key("rsa2048"), DIGESTS[name]
+    without = identifier(RSA_OIDS[name])
+    with pytest.raises(BadAlg, match="parameters: want them NULL, have others"):
+        signature_scheme(without, "protectionAlg").check(without, key.public_key())
+    assert not is_signed(without, key.public_key(), key.sign(OCTETS, padding.PKCS1v15(), digest), OCTETS)
+    with_null = pss(digest=name, salt=digest.digest_size, null=der.NULL_TLV)
+    with pytest.raises(BadAlg, match=f"RSASSA-PSS hashAlgorithm: want no parameters with {name}, have others"):
+        signature_scheme(with_null, "protectionAlg").check(with_null, key.public_key())
 
 
 @pytest.mark.parametrize("oid", REFUSED)
@@ -340,6 +369,32 @@ def test_one_bit_changed_anywhere_is_no_signature(oid, algorithm, kind, made, bi
         assert not is_signed(algorithm, key, made, flip(OCTETS, bit % (len(OCTETS) * 8)))
     else:
         assert not is_signed(algorithm, key, flip(made, bit % (len(made) * 8)), OCTETS)
+
+
+@pytest.mark.parametrize("kind", CURVE_KINDS)
+def test_an_ecdsa_signature_in_another_encoding_is_none(kind):
+    """Ecdsa-Sig-Value (RFC 5480 appendix A) is DER, so that nobody can make other octets of a signed message."""
+    key, algorithm = private_key(kind), identifier(oids.ECDSA_WITH_SHA512)
+    order = ORDERS[kind]
+    r, s = utils.decode_dss_signature(key.sign(OCTETS, ec.ECDSA(hashes.SHA512())))
+    first, second = der.encode_integer(r), der.encode_integer(s)
+    good = der.seq(first, second)
+    start = der.header(good, 0, len(good))[1]
+    assert is_signed(algorithm, key.public_key(), good, OCTETS)
+    assert is_signed(algorithm, key.public_key(), der.seq(first, der.encode_integer(order - s)), OCTETS)  # as good
+    for other in (
+        good + b"\x00",
+        der.seq(first, second, der.NULL_TLV),
+        der.seq(der.tlv(der.INTEGER, b"\x00" * 2 + first[2:]), second),
+        b"\x30\x80" + good[start:] + b"\x00\x00",
+        b"\x30\x82" + (len(good) - start).to_bytes(2, "big") + good[start:],
+        der.seq(der.encode_integer(r + order), second),
+        der.seq(first, der.encode_integer(s - order)),
+        der.seq(der.encode_integer(0), second),
+        der.seq(first, der.encode_integer(0)),
+        r.to_bytes(66, "big") + s.to_bytes(66, "big"),
+    ):
+        assert not is_signed(algorithm, key.public_key(), other, OCTETS), other.hex()
 
 
 def test_what_is_refused_or_unknown_or_unfit_is_not_signed():

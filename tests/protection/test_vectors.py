@@ -12,7 +12,7 @@ from cmpd.protection.base import ProtectionPolicy
 from tests.protection.fakes import SIGNER, FakeCredentials
 
 VECTORS = Path(__file__).parent / "vectors"
-MACS = ["pbm-default", "pbm-sha1", "pbm-sha256", "pbm-sha512"]
+MACS = ["pbm-default", "pbm-sha1", "pbm-sha256", "pbm-sha512", "pbm-sha3-256"]
 SIGNATURES = ["sig-rsa-sha256", "sig-p384-sha256", "sig-p384-sha512"]
 
 

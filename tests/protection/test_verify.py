@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cmpd.asn1 import der, names, oids
 from cmpd.errors import BadAlg, BadDataFormat, BadMessageCheck, SignerNotTrusted
 from cmpd.protection import pbm, pbmac1, verify
+from cmpd.protection.agreed import tell_of_sha1
 from cmpd.protection.base import ProtectionPolicy
 from cmpd.protection.candidates import read_identity
-from cmpd.protection.verify import _tell_of_sha1
 from tests.protection.fakes import (
     CA_SENDER,
     SECRET,
@@ -49,7 +49,7 @@ def knowing(reference=b"dev-1", secret=SECRET):
 
 @pytest.fixture(autouse=True)
 def _no_sha1_told_yet():
-    _tell_of_sha1.cache_clear()
+    tell_of_sha1.cache_clear()
 
 
 # --- presence --------------------------------------------------------------------------------------------------------
@@ -67,8 +67,8 @@ async def test_protection_without_algorithm_and_the_reverse_are_bad_data_format(
 
 
 async def test_an_unknown_algorithm_is_named():
-    algorithm = der.seq(der.encode_oid("1.2.840.113533.7.66.30"))
-    with pytest.raises(BadAlg, match=r"protectionAlg: algorithm 1\.2\.840\.113533\.7\.66\.30"):
+    algorithm = der.seq(der.encode_oid("1.2.840.113533.7.66.29"))
+    with pytest.raises(BadAlg, match=r"protectionAlg: algorithm 1\.2\.840\.113533\.7\.66\.29"):
         await verify(envelope(algorithm, b"x"), knowing(), POLICY, SIGNER)
 
 
@@ -103,12 +103,24 @@ async def test_the_secret_is_found_by_sender_kid_without_looking_at_the_sender()
     assert credentials.asked == [b"dev-1"]
 
 
-@pytest.mark.parametrize("kid", [None, b"unknown", b"\xff\xfe"])
-async def test_the_secret_is_found_by_common_name_when_sender_kid_is_absent_or_unknown(kid):
+@pytest.mark.parametrize(("kid", "strict"), [(None, True), (None, False), (b"unknown", False), (b"\xff\xfe", False)])
+async def test_the_secret_is_found_by_common_name_without_sender_kid_and_leniently_with_an_unknown_one(kid, strict):
     message = with_mac(sender_kid=kid, sender="/C=DE/CN=dev-1")
-    verified = await verify(message, knowing(), POLICY, SIGNER)
+    verified = await verify(message, knowing(), POLICY, SIGNER, strict=strict)
     assert verified.requester.credential == "secret:dev-1"
     assert verified.protector.sender_kid == b"dev-1"
+
+
+@pytest.mark.parametrize("kid", [b"", b"unknown", b"\xff\xfe"])
+async def test_strictly_a_sender_kid_of_no_secret_is_a_wrong_mac_whoever_the_sender_is(kid):
+    """RFC 9483 section 3.5: if present, senderKID must identify the key material."""
+    credentials, texts = knowing(), set()
+    for sender in ("/C=DE/CN=dev-1", "/CN=nobody", NULL_DN):
+        with pytest.raises(BadMessageCheck) as refusal:
+            await verify(with_mac(sender_kid=kid, sender=sender), credentials, POLICY, SIGNER)
+        texts.add(refusal.value.text)
+    assert len(texts) == 1
+    assert credentials.asked == [kid] * 3
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,20 @@ def test_what_is_written_costs_a_guess_600_000_iterations(tmp_path: Path, monkey
     assert read_private_key(path, b"x").private_numbers() == KEYS["p256"].private_numbers()
 
 
+@pytest.mark.parametrize(
+    ("exponent", "bits", "text"),
+    [
+        (65537, 1024, "want an RSA key of 2048 to 16384 bits, have 1024"),
+        (3, 2048, "want an odd RSA exponent of at least 65537"),
+    ],
+)
+def test_a_weak_key_of_our_own_is_refused_too(tmp_path: Path, exponent: int, bits: int, text: str):
+    path, key = tmp_path / "key.pem", rsa.generate_private_key(exponent, bits)
+    path.write_bytes(encrypted_pem(key, b"x", Env()))
+    with pytest.raises(ConfigError, match=text):
+        load_key(path, b"x", certificate(key))
+
+
 def test_key_of_another_certificate_is_refused(tmp_path: Path):
     path = tmp_path / "key.pem"
     path.write_bytes(encrypted_pem(KEYS["p256"], b"x", Env()))

@@ -66,7 +66,7 @@ def waiting(number: int, owner: Entity, **fields: object) -> WaitingRequest:
         "transaction_id": octets(number),
         "reference": number,
         "digest": octets(number, 32),
-        "request": b"request %d" % number,
+        "request": b"\x30request %d" % number,  # as DER begins: not sealed
         "body": "ir",
         "entity_id": owner.id,
         "profile": "tls",

@@ -18,10 +18,10 @@ from tests.store.samples import NOW, entity, octets, transaction
 CHALLENGED, PROCESSING = TransactionState.CHALLENGED, TransactionState.PROCESSING
 
 
-def opened(number: int, owner: Entity, expires_at: int = NOW + 60) -> list[Change]:
+def opened(number: int, owner: Entity, expires_at: int = NOW + 60, limit: int = 100) -> list[Change]:
     record = transaction(number, owner, state=CHALLENGED, confirm_by=expires_at)
     kept = OpenChallenge(record.id, ((0, octets(1, 32)), (-5, octets(2, 32))), expires_at, b"the request" * 100)
-    return [OpenTransaction(record), AddChallenge(kept)]
+    return [OpenTransaction(record), AddChallenge(kept, limit)]
 
 
 async def test_a_challenge_is_found_with_its_transaction_while_it_is_open(store: Store) -> None:
@@ -78,6 +78,38 @@ async def test_a_purged_transaction_leaves_no_challenge_behind(store: Store) -> 
     if isinstance(store, SqliteStore):
         return  # tests/test_pop_challenge.py looks into the table
     assert not store._tables.challenges  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("end", [TransactionState.CONFIRMING, TransactionState.PROVING, TransactionState.ENDED])
+async def test_the_request_is_not_kept_longer_than_its_challenge(
+    store: Store, end: TransactionState, tmp_path: Path
+) -> None:
+    owner = await store.add_entity(entity())
+    await store.write(opened(1, owner, limit=1))
+    await store.write([MoveTransaction(octets(1), CHALLENGED, PROCESSING, b"n")])
+    with pytest.raises(StoreConflict, match=r"too many challenges$"):
+        await store.write(opened(2, owner, limit=1))
+    over = end is TransactionState.ENDED
+    times = {"ended_at": NOW} if over else {"confirm_by": NOW + 60}
+    await store.write([MoveTransaction(octets(1), PROCESSING, end, b"n", **times)])
+    await store.write(opened(2, owner, limit=1))
+    found = await store.find_transaction(octets(2))
+    assert found is not None
+    assert found.challenge is not None
+
+
+async def test_one_entity_gets_half_of_the_places(store: Store) -> None:
+    owner, other = await store.add_entity(entity()), await store.add_entity(replace(entity(), reference="other"))
+    for number in (1, 2):
+        await store.write(opened(number, owner, limit=4))
+    with pytest.raises(StoreConflict, match="too many challenges of one"):
+        await store.write(opened(3, owner, limit=4))
+    assert await store.find_transaction(octets(3)) is None
+    await store.write(opened(4, other, limit=4))
+    with pytest.raises(StoreConflict, match="too many challenges of one"):
+        await store.write(opened(5, other, limit=4))
+    await store.write([MoveTransaction(octets(1), CHALLENGED, TransactionState.ENDED, b"n", ended_at=NOW)])
+    await store.write(opened(5, other, limit=5))
 
 
 def database_of_step_3(path: Path) -> None:

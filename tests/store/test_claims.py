@@ -18,6 +18,7 @@ from tests.store.samples import NOW, answer, entity, octets, opening
 SUBJECT = Claim("subject", b"s" * 32)
 KEY = Claim("key", b"k" * 32)
 SHARED = replace(KEY, alone=False)
+KEPT = replace(SHARED, binding=False)
 
 
 def serial(number: int) -> bytes:
@@ -62,6 +63,28 @@ async def test_an_entity_may_share_its_keys_unless_one_of_the_certificates_wants
     await issue(store, 4, owner, replace(KEY, digest=b"4" * 32))
     with pytest.raises(StoreConflict, match="key taken"):
         await issue(store, 5, owner, replace(SHARED, digest=b"4" * 32))
+
+
+@pytest.mark.parametrize("first", [KEY, SHARED, KEPT])
+async def test_a_claim_that_does_not_bind_is_in_nobodys_way_and_nobody_in_its(store: Store, first: Claim) -> None:
+    one, other = await store.add_entity(entity("a")), await store.add_entity(entity("b"))
+    await issue(store, 1, one, first)
+    await issue(store, 2, other, KEPT)
+    await move(store, 1, CertificateState.REVOKED, "keyCompromise")
+    await issue(store, 3, other, KEPT)
+    assert await store.sharing_key(serial(3), KEPT.digest, 10) == [(serial(1), "a")]  # 2 is of the same entity
+    assert await store.sharing_key(serial(1), KEPT.digest, 10) == [(serial(2), "b"), (serial(3), "b")]
+    assert await store.sharing_key(serial(1), KEPT.digest, 1) == [(serial(2), "b")]
+    with pytest.raises(StoreConflict, match="key taken"):
+        await issue(store, 4, other, KEY)
+
+
+async def test_what_keeps_nothing_away_lets_another_have_it_alone(store: Store) -> None:
+    one, other = await store.add_entity(entity("a")), await store.add_entity(entity("b"))
+    await issue(store, 1, one, KEPT)
+    await issue(store, 2, other, KEY)
+    with pytest.raises(StoreConflict, match="key taken"):
+        await issue(store, 3, one, SHARED)
 
 
 @pytest.mark.parametrize("claim", [SUBJECT, KEY])

@@ -409,7 +409,7 @@ async def test_a_request_that_is_being_worked_on_is_not_purged(store: Store) -> 
     await store.write(holding(1, owner))
     await store.write(claim(1, owner))
     assert await store.purge(NOW + 10_000, 9) == 0
-    assert (await waits(store, 1)).request == b"request 1"
+    assert (await waits(store, 1)).request == b"\x30request 1"
 
 
 async def test_a_purged_transaction_with_a_certificate_keeps_its_id_and_loses_its_request(store: Store) -> None:

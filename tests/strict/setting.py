@@ -9,15 +9,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from pyasn1.codec.der.decoder import decode as decode_der
+from pyasn1.codec.der.encoder import encode as encode_der
+from pyasn1_alt_modules import rfc9810
 
 from cmpd.asn1 import der
 from cmpd.asn1.names import encode_name
 from cmpd.client.certificates import Certificate
-from cmpd.client.messages import Request, Template, cert_status, certification_request, error_content, protect
+from cmpd.client.messages import (
+    Request,
+    Template,
+    cert_request,
+    cert_status,
+    certification_request,
+    error_content,
+    protect,
+)
 from cmpd.config import ProfileConfig
 from cmpd.origin import Door, Origin
 from tests.hostile.craft import Draft, assemble
 from tests.hostile.pieces import Ask
+from tests.pops import decrypt_independently, key_usage
 from tests.strict.judge import Verdict, judge
 from tests.world import World, rev_details
 
@@ -141,6 +153,20 @@ def _later(body: str) -> Maker:
     return make
 
 
+async def _popdecr(world: World, kind: str) -> Case:
+    """The answer to the challenge of an ir for a certificate that agrees on keys."""
+    credential = await _credential(world, kind)
+    template = Template(KEY, encode_name("/CN=device"), (key_usage("keyAgreement"),), proof="challengeResp")
+    made = cert_request("ir", [template], credential, world.env)
+    seen = await world.send(made.der, STRICT)
+    assert seen is not None
+    tagged = encode_der(seen.content[0]["encryptedRand"])  # explicit
+    octets, _ = decrypt_independently(tagged[der.header(tagged, 0, len(tagged))[1] :], KEY)
+    integer = int(decode_der(octets, asn1Spec=rfc9810.Rand())[0]["int"])
+    follow = world.follow(made, seen, "popdecr", der.seq(der.encode_integer(integer)), pvno=3)
+    return _case(world, kind, follow, None, (credential, made, seen))
+
+
 def _content(body: str, certificate: Certificate | None) -> bytes:
     """What is right in a body; `certificate`: the one that it is about."""
     if body == "p10cr":
@@ -162,18 +188,19 @@ def _content(body: str, certificate: Certificate | None) -> bytes:
 MAKERS: dict[str, Maker] = {
     **{body: _first(body) for body in ("ir", "cr", "p10cr", "kur", "rr", "genm")},
     **{body: _later(body) for body in ("certConf", "pollReq", "error", "pkiconf")},
+    "popdecr": _popdecr,
 }
 
 FIRST = (
     *("ir mac", "ir signature", "cr mac", "cr signature", "p10cr mac", "p10cr signature", "kur signature"),
     *("rr signature", "genm mac", "genm signature"),
 )
-LATER = tuple(f"{body} {kind}" for body in ("certConf", "pollReq", "error") for kind in ("mac", "signature"))
+LATER = tuple(f"{body} {kind}" for body in ("certConf", "pollReq", "popdecr", "error") for kind in ("mac", "signature"))
 ALL = (*FIRST, *LATER)
 """Bodies that a strict door takes, each with what may protect it."""
 
 ANSWERS = {"ir": "ip", "cr": "cp", "p10cr": "cp", "kur": "kup", "rr": "rp", "genm": "genp"}
-ANSWERS |= {"certConf": "pkiconf", "pollReq": "pollRep", "error": "pkiconf"}
+ANSWERS |= {"certConf": "pkiconf", "pollReq": "pollRep", "error": "pkiconf", "popdecr": "ip"}
 
 
 async def make(name: str) -> Case:

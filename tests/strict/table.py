@@ -95,8 +95,8 @@ def check_header(verdict: Verdict, case: Case, *, lost: bool) -> None:
     assert verdict.header["recipient"] in (sender, *([NULL_DN] if lost else ()))
 
 
-async def refuse(case: Case, row: Row, *, changes: int = 0) -> None:
-    """Send a spoilt message to a strict door: it is refused as the row says, and changes nothing.
+async def refuse(case: Case, row: Row, *, changes: int = 0) -> str:
+    """Send a spoilt message to a strict door: it is refused as the row says, and changes nothing. The text of that.
 
     `changes`: how many certificates it changes all the same: a wrong certConf ends its transaction (section 3.6.4).
     """
@@ -109,3 +109,4 @@ async def refuse(case: Case, row: Row, *, changes: int = 0) -> None:
     assert len(after.moved(before)) == changes
     assert changes or after == before
     check_store(case.world)
+    return verdict.text

@@ -4,7 +4,8 @@ What cannot be read as ASN.1 and what the protection does not vouch for is answe
 request is protected (RFC 9483 sections 3.2, 3.5 and 3.6).
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,19 +13,21 @@ import pytest
 
 from cmpd.asn1 import der
 from cmpd.asn1.names import encode_name
-from cmpd.client.credentials import SharedSecret
+from cmpd.client.certificates import Certificate
+from cmpd.client.credentials import KeyAndCertificate, SharedSecret
 from cmpd.client.messages import cert_status, protect
+from tests import chains
 from tests.hostile import craft
 from tests.strict.setting import ALL, FIRST, LATER, SECRET, STRICT, Case, Spoil, borrow, make
 from tests.strict.table import Row, refuse, spread
-from tests.world import NOW
+from tests.world import NOW, World, rev_details
 
 SIGNED = tuple(name for name in ALL if name.endswith("signature"))
 BY_MAC = tuple(name for name in ALL if name.endswith("mac"))
 FIRST_SIGNED = tuple(name for name in FIRST if name in SIGNED)
-NO_ENROLMENT = tuple(name for name in ALL if name.partition(" ")[0] in ("rr", "genm", "certConf", "pollReq", "error"))
-NO_PROFILE = tuple(name for name in NO_ENROLMENT if not name.startswith("genm"))
-WITH_PROFILE = tuple(name for name in ALL if name not in NO_PROFILE)
+NO_ENROLMENT = tuple(name for name in ALL if name.partition(" ")[0] not in ("ir", "cr", "p10cr", "kur"))
+WITH_PROFILE = tuple(name for name in ALL if name not in NO_ENROLMENT)
+GENM = tuple(name for name in ALL if name.startswith("genm"))
 
 BY = "signature"
 """What protects an answer to what cannot be read, or to whom nobody can vouch for."""
@@ -118,6 +121,17 @@ def both(*spoils: Spoil) -> Spoil:
     return spoil
 
 
+def beside(octets: bytes) -> Spoil:
+    """Something after the certificates that belong there."""
+    return certificates(lambda case: (*case.protector.extra_certs, octets))
+
+
+def unsigned(case: Case) -> Case:
+    """The root without its signature beside what belongs there."""
+    return beside(der.seq(*craft.children(case.world.root)[:2]))(case)
+
+
+NO_INFO_AFTER_TEXT = both(put("freeText", der.seq(TEXT)), put("generalInfo", der.seq()))
 NOBODY = both(drop("senderKID"), raw("sender", craft.NULL_DN))
 NOBODY_SIGNS = both(octets("senderKID", 20), raw("sender", craft.NULL_DN))
 BY_RSA = algorithm("1.2.840.113549.1.1.11", der.NULL_TLV)
@@ -130,14 +144,17 @@ SYNTAX = [
     ("sender no GeneralName", "9810 5.1", "badDataFormat", BY, raw("sender", encode_name("/CN=device"))),
     ("recipient absent", "9810 5.1", "badDataFormat", BY, drop("recipient")),
     ("recipient no GeneralName", "9810 5.1", "badDataFormat", BY, raw("recipient", der.NULL_TLV)),
-    ("messageTime a UTCTime", "9810 5.1", "badDataFormat", BY, moment(0x17, "250615130640Z")),
-    ("messageTime with fractions", "9810 5.1", "badDataFormat", BY, moment(0x18, "20250615130640.5Z")),
-    ("messageTime with an offset", "9810 5.1", "badDataFormat", BY, moment(0x18, "20250615130640+0000")),
+    ("messageTime no day of the calendar", "9810 5.1", "badDataFormat", BY, moment(0x18, "20250231150640Z")),
+    ("messageTime a PrintableString", "9810 5.1", "badDataFormat", BY, moment(0x13, "20250615150640Z")),
     ("senderKID an INTEGER", "9810 5.1", "badDataFormat", BY, put("senderKID", der.encode_integer(5))),
     ("transactionID of 513 octets", "9810 5.1", "badDataFormat", BY, octets("transactionID", 513)),
     ("senderNonce of 513 octets", "9810 5.1", "badDataFormat", BY, octets("senderNonce", 513)),
     ("freeText empty", "9810 5.1", "badDataFormat", BY, put("freeText", der.seq())),
     ("generalInfo empty", "9810 5.1", "badDataFormat", BY, put("generalInfo", der.seq())),
+    ("generalInfo empty, after freeText", "9810 5.1", "badDataFormat", BY, NO_INFO_AFTER_TEXT),
+    ("generalInfo of 65 items", "9810 5.1", "badDataFormat", BY, info(*[der.seq(der.encode_oid("1.2.3"))] * 65)),
+    ("33 extraCerts", "9810 5.1", "badDataFormat", BY, certificates(lambda case: (case.world.root,) * 33)),
+    ("extraCerts of INTEGERs", "9810 5.1", "badDataFormat", BY, certificates(lambda case: (b"\x02\x01\0",))),
     ("a field with tag 9", "9810 5.1", "badDataFormat", BY, raw("generalInfo", der.explicit(9, der.NULL_TLV))),
     ("protectionAlg without OID", "9810 5.1", "badDataFormat", BY, put("protectionAlg", der.seq())),
 ]  # fmt: skip
@@ -150,16 +167,24 @@ EVERYWHERE = [
     ("transactionID empty", "9483 3.5", "badDataFormat", "", octets("transactionID", 0)),
     ("senderNonce absent", "9483 3.5", "badSenderNonce", "", drop("senderNonce")),
     ("senderNonce of 15 octets", "9483 3.5", "badSenderNonce", "", octets("senderNonce", 15)),
+    ("messageTime a UTCTime", "9483 3.5", "badDataFormat", "", moment(0x17, "250615150640Z")),
+    ("messageTime with fractions", "9483 3.5", "badDataFormat", "", moment(0x18, "20250615150640.5Z")),
+    ("messageTime with an offset", "9483 3.5", "badDataFormat", "", moment(0x18, "20250615150640+0000")),
+    ("messageTime without seconds", "9483 3.5", "badDataFormat", "", moment(0x18, "202506151506Z")),
+    ("messageTime without zone", "9483 3.5", "badDataFormat", "", moment(0x18, "20250615150640")),
     ("messageTime 301 s ahead", "9483 3.5", "badTime", "", time(301)),
     ("messageTime 301 s behind", "9483 3.5", "badTime", "", time(-301)),
     ("implicitConfirm a BOOLEAN", "9810 5.1.1.1", "badDataFormat", "", implicit(TRUE)),
     ("confirmWaitTime NULL", "9810 5.1.1.2", "badDataFormat", "", wait(der.NULL_TLV)),
+    ("confirmWaitTime a UTCTime", "9810 5.1.1.2", "badDataFormat", "", wait(b"\x17\x0d250615150640Z")),
     ("confirmWaitTime", "9483 3.1", "badRequest", "", wait(YEAR_3000)),
     ("certProfile no SEQUENCE", "9810 5.1.1.4", "badDataFormat", "", profile(TEXT)),
     ("certProfile of no name", "9810 5.1.1.4", "badDataFormat", "", profile(der.seq())),
     ("certProfile a PrintableString", "9810 5.1.1.4", "badDataFormat", "", profile(der.seq(b"\x13\x01a"))),
     ("protectionAlg without protection", "9810 5.1", "badDataFormat", BY, sealed(sealed=False)),
     ("protection without protectionAlg", "9810 5.1", "badDataFormat", BY, drop("protectionAlg")),
+    ("extraCerts with what is no certificate", "9483 3.5", "badDataFormat", "", beside(der.seq(der.NULL_TLV))),
+    ("extraCerts with a certificate cut off", "9483 3.5", "badDataFormat", "", unsigned),
     ("protection wrong", "9483 3.5", "badMessageCheck", BY, sealed(protection=bytes(32))),
     ("protection empty", "9483 3.5", "badMessageCheck", BY, sealed(protection=b"")),
     ("protectionAlg unknown", "9483 3.5", "badAlg", BY, algorithm("1.2.3")),
@@ -183,7 +208,7 @@ IN_LATER = [
     ("recipNonce empty", "9483 3.5", "badRecipientNonce", "", octets("recipNonce", 0)),
 ]
 
-NO_TRANSACTION = [("transactionID of no transaction", "9483 4", "badRequest", "", octets("transactionID", 16))]
+NO_TRANSACTION = [("transactionID of no transaction", "9483 3.5", "badRequest", "", octets("transactionID", 16))]
 
 WHERE_IT_MUST_NOT_BE = [
     ("implicitConfirm", "9483 3.1", "badRequest", "", info(IMPLICIT)),
@@ -239,6 +264,15 @@ MACS = [
     ("a signature algorithm", "9483 3.3", "signerNotTrusted", BY, algorithm("1.2.840.10045.4.3.2")),
 ]  # fmt: skip
 
+
+def template(case: Case) -> Case:
+    """A genm that asks for certReqTemplate."""
+    return case.content(der.seq(der.seq(der.encode_oid("1.3.6.1.5.5.7.4.19"))))
+
+
+WANTED = re.compile(r": want\b.*\bhave\b|does not verify|is not (accepted|supported)|^protection certificate .*: \w")
+"""What is wanted and what is found; of what must not be, and of paths, what is wrong."""
+
 ROWS = [
     *spread(ALL, SYNTAX),
     *spread(ALL, EVERYWHERE),
@@ -249,7 +283,8 @@ ROWS = [
     *spread(NO_ENROLMENT, WHERE_IT_MUST_NOT_BE),
     *spread([name for name in FIRST if name not in NO_ENROLMENT], IN_ENROLMENT),
     *spread(WITH_PROFILE, ONE_PROFILE),
-    *spread(NO_PROFILE, [("certProfile", "9483 3.1", "badRequest", "", info(PROFILE))]),
+    *spread(GENM, [(what, *row, both(template, spoil)) for what, *row, spoil in ONE_PROFILE]),
+    *spread(NO_ENROLMENT, [("certProfile", "9483 3.1", "badRequest", "", info(PROFILE))]),
     *spread(SIGNED, SENDERS),
     *spread(FIRST_SIGNED, CHAINS),
     *spread(BY_MAC, MACS),
@@ -258,7 +293,8 @@ ROWS = [
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.id for row in ROWS])
 async def test_a_fault_of_header_or_protection_is_answered_by_an_error(row: Row) -> None:
-    await refuse(await borrow(row.message), row)
+    text = await refuse(await borrow(row.message), row)
+    assert WANTED.search(text), text
 
 
 # --- who protects -----------------------------------------------------------------------------------------------------
@@ -281,6 +317,10 @@ TAKEN_OVER = [
     ("pollReq mac", "signature", "wrongIntegrity", "9483 3.2"),
     ("pollReq signature", "signature", "notAuthorized", "9483 4.1.1"),
     ("pollReq signature", "mac", "wrongIntegrity", "9483 3.2"),
+    ("popdecr mac", "mac", "notAuthorized", "9483 4.1.1"),
+    ("popdecr mac", "signature", "wrongIntegrity", "9483 3.2"),
+    ("popdecr signature", "signature", "notAuthorized", "9483 4.1.1"),
+    ("popdecr signature", "mac", "wrongIntegrity", "9483 3.2"),
     ("error mac", "mac", "notAuthorized", "9483 4.1.1"),
     ("error mac", "signature", "wrongIntegrity", "9483 3.2"),
     ("error signature", "signature", "notAuthorized", "9483 4.1.1"),
@@ -323,6 +363,103 @@ async def test_an_rr_under_a_mac_wants_the_right_to_revoke(entitled: bool) -> No
     )  # another entity's certificate
 
 
+def _holder(node: chains.Node, *others: chains.Node) -> KeyAndCertificate:
+    return KeyAndCertificate(node.key, Certificate.load(node.der), tuple(Certificate.load(one.der) for one in others))
+
+
+async def self_signed(world: World) -> KeyAndCertificate:
+    """RFC 9483 section 3.3: not trusted for being in extraCerts."""
+    return _holder(chains.leaf(None))
+
+
+async def missing_intermediate(world: World) -> KeyAndCertificate:
+    """A registered CA, and one below it that is not sent."""
+    root, _, leaf = chains.chain(3)
+    await world.add_certificate("partner", root.der)
+    return _holder(leaf, root)
+
+
+async def expired(world: World) -> KeyAndCertificate:
+    node = chains.leaf(None, not_before=NOW - 2 * chains.DAY, not_after=NOW - chains.DAY)
+    await world.add_certificate("partner", node.der)
+    return _holder(node)
+
+
+async def not_yet_valid(world: World) -> KeyAndCertificate:
+    node = chains.leaf(None, not_before=NOW + chains.DAY)
+    await world.add_certificate("partner", node.der)
+    return _holder(node)
+
+
+async def no_digital_signature(world: World) -> KeyAndCertificate:
+    node = chains.leaf(None, key_usage=chains.usage("key_encipherment"))
+    await world.add_certificate("partner", node.der)
+    return _holder(node)
+
+
+async def rsa_1024(world: World) -> KeyAndCertificate:
+    node = chains.leaf(None, key="rsa1024")
+    await world.add_certificate("partner", node.der)
+    return _holder(node)
+
+
+async def under_no_ca(world: World) -> KeyAndCertificate:
+    """Under a certificate that is not a CA's."""
+    root = chains.issue(None, "root", ca=False)
+    await world.add_certificate("partner", root.der)
+    return _holder(chains.leaf(root))
+
+
+async def unconfirmed(world: World) -> KeyAndCertificate:
+    return await world.holder(await world.add_secret("other", SECRET), "/CN=device", implicit=False)
+
+
+async def revoked(world: World) -> KeyAndCertificate:
+    secret = await world.add_secret("other", SECRET, may_revoke=True)
+    holder = await world.holder(secret)
+    assert (await world.rr(secret, rev_details(holder.certificate, 1))).outcomes() == ["accepted"]
+    return holder
+
+
+SIGNERS: list[tuple[Callable[[World], Awaitable[KeyAndCertificate]], str, str]] = [
+    # who signs       failInfo            section
+    (self_signed, "signerNotTrusted", "9483 3.5"),
+    (missing_intermediate, "signerNotTrusted", "9483 3.5"),
+    (expired, "signerNotTrusted", "9483 3.5"),
+    (not_yet_valid, "signerNotTrusted", "9483 3.5"),
+    (under_no_ca, "signerNotTrusted", "9483 3.5"),
+    (rsa_1024, "signerNotTrusted", "9483 3.5"),
+    (unconfirmed, "signerNotTrusted", "9483 3.5"),
+    (revoked, "signerNotTrusted", "9483 3.5"),
+    (no_digital_signature, "badMessageCheck", "9483 3.5"),
+]
+
+
+@pytest.mark.parametrize("message", ["cr signature", "p10cr signature", "genm signature"])
+@pytest.mark.parametrize(("who", "failure", "section"), SIGNERS, ids=[row[0].__name__ for row in SIGNERS])
+async def test_a_protection_certificate_that_is_not_good_is_refused(
+    message: str, who: Callable[[World], Awaitable[KeyAndCertificate]], failure: str, section: str
+) -> None:
+    """RFC 9483 section 3.5: a valid path to a trust anchor, a status that is good, and digitalSignature."""
+    case = await make(message)
+    other = await who(case.world)
+    spoilt = case.by(other.protector(case.world.env))
+    row = Row(message, f"signed by {who.__name__}", section, "error", failure, lambda case: case, BY)
+    await refuse(spoilt, row)
+
+
+async def test_a_chain_is_found_in_any_order() -> None:
+    """The counterpart of a missing intermediate (RFC 9483 section 3.3)."""
+    case = await make("genm signature")
+    root, middle, leaf = chains.chain(3)
+    await case.world.add_certificate("partner", root.der)
+    for others in ([middle], [root, middle], [middle, chains.issue(None, "stranger")]):
+        spoilt = case.by(_holder(leaf, *others).protector(case.world.env))
+        verdict = await spoilt.put("transactionID", der.encode_octets(case.world.env.random(16))).send()
+        assert verdict is not None
+        assert (verdict.body, verdict.failure) == ("genp", ""), verdict.text
+
+
 # --- which body, and when ---------------------------------------------------------------------------------------------
 
 NOT_FROM_CLIENTS = {
@@ -354,13 +491,22 @@ async def test_a_transactionid_in_use_is_told_so(message: str) -> None:
     busy = await case.world.respond(replace(case, draft=other, protector=_).octets, STRICT)
     assert isinstance(busy, bytes)
     spoilt = replace(case, draft=case.draft.put("transactionID", other["transactionID"]))
-    if case.body == "genm":  # what only reads leaves no transaction behind, and so meets none
-        verdict = await spoilt.send()
-        assert verdict is not None
-        assert verdict.body == "genp"
-        return
     row = Row(message, "transactionID in use", "9483 5.1", "error", "transactionIdInUse", lambda case: case)
     await refuse(spoilt, row)
+
+
+@pytest.mark.parametrize("message", GENM)
+async def test_a_genm_may_have_the_transactionid_of_what_has_ended(message: str) -> None:
+    """RFC 9483 section 5.1 wants one that is not in use now; a genm that only reads leaves none in use."""
+    case = await make(message)
+    ended, protector = craft.request(case.world, await case.world.add_secret("idle", SECRET))
+    first = await replace(case, draft=ended, protector=protector).send()
+    assert first is not None
+    assert first.body == "ip"
+    for _ in range(2):
+        verdict = await replace(case, draft=case.draft.put("transactionID", ended["transactionID"])).send()
+        assert verdict is not None
+        assert verdict.body == "genp"
 
 
 STATES = [
@@ -380,7 +526,7 @@ async def test_a_body_that_is_not_awaited_is_told_badrequest(
     _, asked, seen = case.other
     follow = case.world.follow(asked, seen, body, content)
     spoilt = replace(case, name=f"{body} {case.kind}", draft=craft.Draft.of(follow.der))
-    await refuse(spoilt, Row(message, f"{body} instead", "9483", "error", failure, lambda case: case))
+    await refuse(spoilt, Row(message, f"{body} instead", "9483 3.5", "error", failure, lambda case: case))
 
 
 @pytest.mark.parametrize("kind", ["mac", "signature"])

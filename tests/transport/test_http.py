@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from base64 import b64decode, b64encode, encodebytes
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
@@ -29,7 +29,7 @@ from cmpd.transport.http import PKIXCMP, POLL_TYPES, CmpHttpLimits, CmpHttpServe
 from cmpd.transport.tls import TlsContext, TlsSettings
 from cmpd.wire import tcpmsg
 from cmpd.wire.tcpmsg import ErrorType, Framing, MessageType
-from tests.transport.test_publish import Client, Got
+from tests.transport.raw_http import Client, Got, HttpSite, running, written
 
 NOW = 1_790_000_000
 TEXT = "text/plain; charset=utf-8"
@@ -94,21 +94,9 @@ class Fake:
         return answer_to(WAITS)
 
 
-@dataclass
-class Site:
-    """A server and its clients, all gone at the end of the test."""
-
-    server: CmpHttpServer
+@dataclass(kw_only=True)
+class Site(HttpSite):
     fake: Fake
-    client_tls: ssl.SSLContext | None = None
-    clients: list[Client] = field(default_factory=list)
-
-    async def connect(self, **options: Any) -> Client:
-        name = "localhost" if self.client_tls else None
-        place = self.server.addresses[0]
-        client = Client(*await asyncio.open_connection(*place, ssl=self.client_tls, server_hostname=name, **options))
-        self.clients.append(client)
-        return client
 
     async def ask(
         self,
@@ -118,16 +106,7 @@ class Site:
         method: str = "POST",
     ) -> Got:
         """One request on a connection of its own."""
-        client = await self.connect()
-        client.send(post(body, headers, path, method))
-        got = await client.answer(method)
-        client.writer.close()
-        return got
-
-    async def until(self, is_so: Callable[[], bool]) -> None:
-        async with asyncio.timeout(8):
-            while not is_so():  # noqa: ASYNC110 -- what it waits for has no event
-                await asyncio.sleep(0.005)
+        return await self.exchange(post(body, headers, path, method), method)
 
 
 def post(
@@ -138,13 +117,10 @@ def post(
     version: str = "1.1",
 ) -> bytes:
     """The octets of a request."""
-    fields = {"Host": "x"} | ({"Content-Length": str(len(body))} if body is not None else {}) | headers
-    lines = [f"{method} {path} HTTP/{version}", *(f"{name}: {value}" for name, value in fields.items())]
-    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
+    return written(method, path, headers, body, version)
 
 
-@contextlib.asynccontextmanager
-async def serving(
+def serving(
     limits: CmpHttpLimits | None = None,
     *,
     path: str = "/cmp",
@@ -152,21 +128,11 @@ async def serving(
     tls: TlsContext | None = None,
     client: ssl.SSLContext | None = None,
     **options: Any,
-) -> AsyncIterator[Site]:
+) -> contextlib.AbstractAsyncContextManager[Site]:
     fake = Fake()
     env = Env(now=lambda: NOW + 0.5)
     server = CmpHttpServer(fake, limits, door=DOOR, path=path, profiles=profiles, tls=tls, env=env, **options)
-    await server.start([("127.0.0.1", 0)])
-    site = Site(server, fake, client)
-    try:
-        yield site
-    finally:
-        fake.gate.set()
-        for one in site.clients:
-            one.writer.close()
-        await server.drain(1)
-        assert server.connections == 0
-        assert server.addresses == ()
+    return running(Site(server=server, fake=fake, client_tls=client), fake.gate)
 
 
 def assert_is_answer(got: Got, request: bytes = REQUEST) -> None:

@@ -5,7 +5,7 @@ import base64
 import contextlib
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from cmpd.env import Env
 from cmpd.errors import StoreError
 from cmpd.transport.publish import MAX_OCSP_REQUEST, PublishLimits, PublishServer, Sources
+from tests.transport.raw_http import Got, HttpSite, running, written
 
 NOW = 1_790_000_000
 TEXT = "text/plain; charset=utf-8"
@@ -62,97 +63,30 @@ class Responder:
         )
 
 
-@dataclass
-class Got:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-class Client:
-    """A raw connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    def send(self, octets: bytes) -> None:
-        self.writer.write(octets)
-
-    async def answer(self, method: str = "GET") -> Got:
-        """The next answer, which must be whole."""
-        async with asyncio.timeout(8):
-            head = (await self.reader.readuntil(b"\r\n\r\n")).decode("ascii")
-            line, *lines = head.rstrip().split("\r\n")
-            assert line.startswith(("HTTP/1.0 ", "HTTP/1.1 ")), line
-            headers = dict(one.split(": ", 1) for one in lines)
-            status = int(line.split()[1])
-            length = 0 if method == "HEAD" or status in (100, 304) else int(headers["Content-Length"])
-            return Got(status, headers, await self.reader.readexactly(length))
-
-    async def ended(self) -> bool:
-        """Whether the server has closed it and sent nothing more."""
-        async with asyncio.timeout(8):
-            try:
-                return await self.reader.read() == b""
-            except ConnectionError:
-                return True
-
-
-@dataclass
-class Site:
-    """A server and its clients, all gone at the end of the test."""
-
-    server: PublishServer
+@dataclass(kw_only=True)
+class Site(HttpSite):
     crls: Crls
     responder: Responder
-    clients: list[Client] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         return "http://{}:{}".format(*self.server.addresses[0])
 
-    async def connect(self, **options: Any) -> Client:
-        client = Client(*await asyncio.open_connection(*self.server.addresses[0], **options))
-        self.clients.append(client)
-        return client
-
     async def ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> Got:
         """One request on a connection of its own."""
-        client = await self.connect()
-        fields = {"Host": "x"} | ({"Content-Length": str(len(body))} if body is not None else {}) | (headers or {})
-        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-        client.send("\r\n".join([*lines, "", ""]).encode() + (body or b""))
-        got = await client.answer(method)
-        client.writer.close()
-        return got
-
-    async def until(self, is_so: Callable[[], bool]) -> None:
-        async with asyncio.timeout(8):
-            while not is_so():  # noqa: ASYNC110 -- what it waits for has no event
-                await asyncio.sleep(0.005)
+        return await self.exchange(written(method, path, headers or {}, body), method)
 
 
-@contextlib.asynccontextmanager
-async def serving(
+def serving(
     limits: PublishLimits | None = None, *, ocsp: bool = True, crls: Crls | None = None
-) -> AsyncIterator[Site]:
+) -> contextlib.AbstractAsyncContextManager[Site]:
     responder, crls = Responder(), crls or Crls()
     there = crls if crls.number else None
     sources = Sources(b"the certificate", b"the chain", lambda: there, responder if ocsp else None)
     server = PublishServer(sources, limits, env=Env(now=lambda: NOW + 0.5))
-    await server.start("127.0.0.1", 0)
-    site = Site(server, crls, responder)
-    try:
-        yield site
-    finally:
-        responder.gate.set()
-        for client in site.clients:
-            client.writer.close()
-        await server.drain(1)
-        assert server.connections == 0
-        assert server.addresses == ()
+    return running(Site(server=server, crls=crls, responder=responder), responder.gate)
 
 
 # --- what is where ----------------------------------------------------------------------------------------------------

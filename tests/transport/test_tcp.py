@@ -8,7 +8,7 @@ import socket
 import struct
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -113,9 +113,9 @@ class Client:
 class Site:
     """A server and its clients, all gone at the end of the test."""
 
-    def __init__(self, limits: dict[str, Any]) -> None:
+    def __init__(self, limits: dict[str, Any], **options: Any) -> None:
         self.responder = Responder()
-        self.server = TcpServer(self.responder, TcpLimits(**limits))
+        self.server = TcpServer(self.responder, TcpLimits(**limits), **options)
         self.clients: list[Client] = []
 
     async def connect(self, **options: Any) -> Client:
@@ -128,9 +128,15 @@ class Site:
         return connection
 
 
+AnySite = TypeVar("AnySite", bound=Site)
+
+
+def serving(**limits: Any) -> contextlib.AbstractAsyncContextManager[Site]:
+    return running(Site(limits))
+
+
 @contextlib.asynccontextmanager
-async def serving(**limits: Any) -> AsyncIterator[Site]:
-    site = Site(limits)
+async def running(site: AnySite) -> AsyncIterator[AnySite]:
     await site.server.start([LOCAL])
     try:
         yield site

@@ -10,7 +10,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,11 @@ from cryptography.hazmat.primitives.serialization import (
 
 from cmpd.errors import ConfigError
 from cmpd.transport.base import Door, Origin
-from cmpd.transport.tcp import TcpLimits, TcpServer
 from cmpd.transport.tls import TlsContext, TlsSettings
 from cmpd.wire import tcpmsg
 from cmpd.wire.tcpmsg import Frame, Framing, PkiRep
 from tests.chains import DAY, Node, issue, leaf
-from tests.transport.test_tcp import LOCAL, Client, Responder, Site, serving, until
+from tests.transport.test_tcp import Client, Site, running, serving, until
 
 PASSPHRASE = b"tls passphrase"
 TODAY = int(time.time())
@@ -102,13 +101,9 @@ def files(tmp_path: Path) -> Files:
 class TlsSite(Site):
     """A Site with TLS; `client` is what its clients connect with unless they say otherwise."""
 
-    def __init__(
-        self, tls: TlsContext, client: ssl.SSLContext, limits: dict[str, Any], options: dict[str, Any]
-    ) -> None:
-        self.responder = Responder()
-        self.server = TcpServer(self.responder, TcpLimits(**limits), tls=tls, **options)
+    def __init__(self, client: ssl.SSLContext, limits: dict[str, Any], **options: Any) -> None:
+        super().__init__(limits, **options)
         self.client = client
-        self.clients: list[Client] = []
 
     async def connect(self, **options: Any) -> Client:
         return await super().connect(**{"ssl": self.client, "server_hostname": "localhost", **options})
@@ -118,21 +113,10 @@ class TlsSite(Site):
         return await super().connect()
 
 
-@contextlib.asynccontextmanager
-async def secured(
+def secured(
     tls: TlsContext, client: ssl.SSLContext, limits: dict[str, Any] | None = None, **options: Any
-) -> AsyncIterator[TlsSite]:
-    site = TlsSite(tls, client, limits or {}, options)
-    await site.server.start([LOCAL])
-    try:
-        yield site
-    finally:
-        for one in site.clients:
-            one.writer.transport.abort()
-            with contextlib.suppress(OSError):
-                await one.writer.wait_closed()
-        await site.server.drain(0.5)
-        assert site.server.connections == 0
+) -> contextlib.AbstractAsyncContextManager[TlsSite]:
+    return running(TlsSite(client, limits or {}, tls=tls, **options))
 
 
 async def refused(site: TlsSite, client: ssl.SSLContext) -> None:
