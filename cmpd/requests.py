@@ -120,6 +120,14 @@ def read_cert_req_messages(body: bytes, limit: int) -> tuple[CertRequest, ...]:
     return requests
 
 
+def count_cert_req_messages(body: bytes) -> int:
+    """How many CertReqMsg there are in an ir, cr or kur; 0 if that cannot be read."""
+    try:
+        return len(_cert_req_messages(body))
+    except DerError:
+        return 0
+
+
 def read_cert_req_ids(body: bytes) -> tuple[int | None, ...]:
     """The certReqId of each CertReqMsg as far as it can be read: for who answers what cannot be read whole."""
     try:

@@ -7,6 +7,7 @@ taken. What continues a transaction is checked here against its record. Pure.
 import hashlib
 from dataclasses import replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from cmpd.asn1 import der, oids
@@ -31,6 +32,7 @@ from cmpd.message import (
     LOWEST_PVNO,
     Envelope,
     Header,
+    InfoTypeAndValue,
     OddTime,
 )
 from cmpd.outline import outline
@@ -47,7 +49,7 @@ ID_SIZE: Final = 16
 
 ID_IT_CERT_REQ_TEMPLATE: Final = oids.contents("1.3.6.1.5.5.7.4.19")
 
-_CACHED_CERTIFICATE: Final = 4096  # octets; longer ones are read anew each time: bounds the memory of outline's cache
+_CACHED_CERTIFICATE: Final = 4096  # octets; longer ones are read anew each time: bounds the memory of the cache
 
 ID_IN_USE: Final = "transactionID: want a fresh one, have one that another transaction uses"
 
@@ -167,8 +169,13 @@ def check_header(envelope: Envelope, strict: bool) -> bytes:
 
 def _is_certificate(octets: bytes) -> bool:
     """Whether these octets (DER) are a Certificate, as far as its outermost fields and those of tbsCertificate go."""
+    return (_has_the_form if len(octets) <= _CACHED_CERTIFICATE else _has_the_form.__wrapped__)(octets)
+
+
+@lru_cache(maxsize=1024)  # clients bring the same ones with each message
+def _has_the_form(octets: bytes) -> bool:
     try:
-        (outline if len(octets) <= _CACHED_CERTIFICATE else outline.__wrapped__)(octets)
+        outline.__wrapped__(octets)
         start, stop = der.expect(octets, 0, len(octets), der.SEQUENCE, "Certificate")
         fields = der.children(octets, start, stop, 3)
     except DerError:
@@ -179,6 +186,8 @@ def _is_certificate(octets: bytes) -> bool:
 def _check_general_info(envelope: Envelope, strict: bool) -> None:
     """The types of generalInfo that RFC 9483 section 3.1 has; well-formed they must be at every door."""
     header, body = envelope.header, envelope.body_name
+    if header.general_info == _ORDINARY and body in REQUESTS:
+        return
     has_implicit = header.implicit_confirm
     names = header.cert_profiles
     header.check_confirm_wait_time()
@@ -225,6 +234,9 @@ def _asks_for_template(envelope: Envelope) -> bool:
         return True
     return any(body[start:stop] == ID_IT_CERT_REQ_TEMPLATE for start, stop in types)
 
+
+_ORDINARY: Final = (InfoTypeAndValue(ID_IT_IMPLICIT_CONFIRM, der.NULL_TLV),)
+"""What a certificate request has in generalInfo, if anything: nothing is wrong with that."""
 
 _ONCE: Final = {
     ID_IT_IMPLICIT_CONFIRM: "implicitConfirm",

@@ -4,7 +4,7 @@ from cmpd.asn1.names import NULL_DN
 from cmpd.message import Envelope
 from cmpd.popo import SignaturePop
 from cmpd.profiles.extensions import OID_SAN
-from cmpd.requests import P10CR_ID, CertRequest, read_cert_req_ids
+from cmpd.requests import P10CR_ID, CertRequest, count_cert_req_messages, read_cert_req_ids
 from cmpd.strictness import RULES
 
 
@@ -12,7 +12,7 @@ def check_number(envelope: Envelope, strict: bool) -> None:
     """BadRequest for more than one CertReqMsg, before any of them is read."""
     if not strict or envelope.body_name == "p10cr":
         return
-    number = len(read_cert_req_ids(envelope.body))
+    number = count_cert_req_messages(envelope.body)
     RULES["CertReqMessages has one CertReqMsg"].hold(
         strict, number < 2, f"CertReqMessages: want one CertReqMsg, have {number}"
     )
