@@ -386,7 +386,7 @@ async def test_a_mac_does_for_no_key_that_signs_under_its_certificate() -> None:
     secret = await world.add_secret("other")
     rsa = KEYS["rsa"]()
     for popo in (agree_popo(algorithm("sha256"), bytes(32), 2), signature_popo(algorithm("sha256"), bytes(32))):
-        seen = await ask(world, rsa, lambda _, popo=popo: popo, credential=secret)  # type: ignore[misc]
+        seen = await ask(world, rsa, lambda _, popo=popo: popo, credential=secret)
         assert seen.status()[2] == {"badPOP"}
 
 
@@ -402,7 +402,7 @@ async def test_algorithms_that_are_no_such_mac_are_refused(kind: str) -> None:
         pbm(world, key, b"", 100_000)[0],
     ]
     for identifier in unknown:
-        seen = await ask(world, key, lambda _, one=identifier: agree_popo(one, bytes(32)), credential=secret)  # type: ignore[misc]
+        seen = await ask(world, key, lambda _, one=identifier: agree_popo(one, bytes(32)), credential=secret)
         assert seen.status()[2] == {"badAlg"}
 
 

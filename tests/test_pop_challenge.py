@@ -427,7 +427,7 @@ async def test_after_an_unclean_end_the_challenge_is_open_again(store: Store) ->
         def __getattr__(self, name: str) -> Any:
             return sign if name == "sign" else getattr(world.ca, name)
 
-    world.responder._service = replace(world.service, ca=Dying())  # type: ignore[arg-type]
+    world.responder._service = replace(world.service, ca=Dying())
     with pytest.raises(Killed):
         await world.respond(answered.der)
     assert await transaction_state(world, request) is TransactionState.PROCESSING
@@ -503,5 +503,5 @@ async def test_a_signature_key_of_a_requester_is_not_what_is_challenged(world: W
     _, key, request, seen, _ = await challenged(world, "p256", secret=holder, body="cr")
     answer = Answer(seen.envelope, "the CA", ())
     with pytest.raises(VerificationError, match="cannot be decrypted"):
-        Proofs({0: holder.key}, (0,)).answer(request, answer, world.env)  # type: ignore[dict-item]
+        Proofs({0: holder.key}, (0,)).answer(request, answer, world.env)
     assert Proofs({0: key}, (0,)).answer(request, answer, world.env).body == "popdecr"

@@ -77,7 +77,7 @@ async def test_a_purged_transaction_leaves_no_challenge_behind(store: Store) -> 
     assert await store.purge(NOW + 1, 10) == 1
     if isinstance(store, SqliteStore):
         return  # tests/test_pop_challenge.py looks into the table
-    assert not store._tables.challenges  # type: ignore[attr-defined]
+    assert not store._tables.challenges
 
 
 @pytest.mark.parametrize("end", [TransactionState.CONFIRMING, TransactionState.PROVING, TransactionState.ENDED])
